@@ -1,0 +1,175 @@
+//! SomaInfra: the infrastructure the services of an environment share.
+
+use k8s_openapi::api::core::v1::ResourceRequirements;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::shared::{self, DeletionPolicy, LocalRef, Quantity};
+
+/// Shared infrastructure, once per environment.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "somastack.dev",
+    version = "v1alpha1",
+    kind = "SomaInfra",
+    plural = "somainfras",
+    shortname = "sinfra",
+    category = "soma",
+    namespaced,
+    status = "SomaInfraStatus",
+    derive = "PartialEq",
+    doc = "Shared infrastructure of one environment. A SomaStack in any namespace refers to it.",
+    printcolumn(name = "Profile", type_ = "string", json_path = ".spec.profile"),
+    printcolumn(name = "Postgres", type_ = "string", json_path = ".status.components[?(@.name==\"postgres\")].mode"),
+    printcolumn(name = "Endpoint", type_ = "string", priority = 1, json_path = ".status.components[?(@.name==\"postgres\")].endpoint"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("self.metadata.name.size() <= 52").message("metadata.name must have at most 52 characters: names of its objects are made from it")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct SomaInfraSpec {
+    /// Sizes and counts a component gets when it does not say otherwise: `dev` is small, `ha` is for production.
+    #[serde(default)]
+    pub profile: Profile,
+    /// The relational database. Exactly one of `managed` and `external`; managed when absent.
+    #[serde(default)]
+    pub postgres: Postgres,
+    /// Namespaces in which the components' short names resolve, such as `postgres.soma.svc.cluster.local` for `soma`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"), length(max = 63)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub alias_namespaces: Vec<String>,
+    /// What a deletion does with volumes and passwords: `Retain` keeps them. Deletion waits while a SomaStack refers to this object.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+}
+
+/// Sets the defaults of every component.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// One replica each, small.
+    #[default]
+    Dev,
+    /// Sized for production.
+    Ha,
+}
+
+/// The relational database: one of managed and external.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("has(self.managed) != has(self.external)").message("set exactly one of managed and external, and remove the other"),
+    validation = Rule::new("has(self.managed) == has(oldSelf.managed)").message("the mode of a live Postgres cannot change, because its data would stay behind; create another SomaInfra and move the data")
+)]
+pub struct Postgres {
+    /// The operator runs Postgres: one instance, no automatic failover.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub managed: Option<ManagedPostgres>,
+    /// Postgres runs elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<ExternalPostgres>,
+}
+
+impl Default for Postgres {
+    fn default() -> Self {
+        Self { managed: Some(ManagedPostgres::default()), external: None }
+    }
+}
+
+/// A Postgres the operator runs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+pub struct ManagedPostgres {
+    /// Container image with the layout of the official one; by default the release the operator was tested with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub image: Option<String>,
+    /// The volume the data lives on.
+    #[serde(default)]
+    pub storage: Storage,
+    /// CPU and memory of the pod; by default as the profile says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+}
+
+/// The volume of a stateful component.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(oldSelf.size) || (has(self.size) && quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0)").message("a volume can grow but not shrink; set size to at least its previous value"),
+    validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)").message("storageClassName cannot change once the volume exists; set it back to its previous value")
+)]
+pub struct Storage {
+    /// Size, such as 20Gi; by default 1Gi in `dev` and 20Gi in `ha`. It can grow later, not shrink.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<Quantity>,
+    /// Storage class; the cluster's default when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub storage_class_name: Option<String>,
+}
+
+/// A Postgres that runs elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ExternalPostgres {
+    /// Secret in this namespace with the keys `host`, `username` and `password`, and optionally `port` (5432),
+    /// `database` (somamemory) and `sslmode` (prefer).
+    pub secret_ref: LocalRef,
+}
+
+/// What the operator last saw of a SomaInfra.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SomaInfraStatus {
+    /// Generation of the manifest this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Ready, Available, Progressing and Degraded.
+    #[serde(default)]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// One entry per component.
+    #[serde(default)]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub components: Vec<Component>,
+}
+
+impl SomaInfraStatus {
+    /// The condition of a type, where present.
+    pub fn condition(&self, type_: &str) -> Option<&Condition> {
+        shared::find(&self.conditions, type_)
+    }
+}
+
+/// What the operator last saw of one component.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+pub struct Component {
+    /// Name of the component, such as `postgres`.
+    pub name: String,
+    /// Who runs it.
+    pub mode: Mode,
+    /// It answers.
+    pub ready: bool,
+    /// Version it reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Host and port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// What it waits for, and what to know about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// Who runs a component.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// The operator.
+    Managed,
+    /// Somebody else; the operator only connects.
+    External,
+}
