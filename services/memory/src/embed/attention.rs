@@ -1,0 +1,117 @@
+//! Self-attention within each text. One head is one panel wide.
+#![expect(clippy::inline_always, reason = "kernels inherit the caller's instruction set only by inlining")]
+
+use std::ops::Range;
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::matmul::{Finish, Product};
+use super::panels::{Block, Panels, Row, View, WIDTH};
+use super::simd::{exp_nonpositive, vectors, vectors_mut};
+
+/// Working memory of one text's attention, reused from head to head and from text to text.
+#[derive(Default)]
+pub struct Attention {
+    /// Transposed keys, a block per 32 keys.
+    keys: Vec<Block>,
+    /// Per block of keys: 0 for a key, -∞ past the last one.
+    mask: Vec<Row>,
+    /// Query rows × blocks of keys.
+    scores: Vec<Row>,
+}
+
+impl Attention {
+    /// Attends within the rows `text`. `qkv` holds the panels of `heads` queries (already scaled by
+    /// 1/√width), keys and values; `out` receives one panel per head.
+    pub fn apply(&mut self, arch: Arch, qkv: &Panels, text: Range<usize>, heads: usize, out: &mut Panels) {
+        let rows = text.len();
+        let blocks = rows.div_ceil(WIDTH);
+        self.prepare(rows, blocks);
+        for head in 0..heads {
+            self.transpose(&qkv.view(heads + head, text.start).data[..rows]);
+            arch.dispatch(Product {
+                x: qkv.view(head, text.start),
+                weight: &self.keys,
+                depth: 1,
+                bias: &self.mask,
+                out: &mut self.scores,
+                out_stride: rows,
+                rows,
+                finish: Finish::Store,
+            });
+            arch.dispatch(Softmax { scores: &mut self.scores, rows, blocks });
+            // Rows past the text have weight zero; the spare rows of a panel make them readable.
+            let values = &qkv.view(2 * heads + head, text.start).data[..blocks * WIDTH];
+            let out_stride = out.stride();
+            arch.dispatch(Product {
+                x: View { data: &self.scores, stride: rows },
+                weight: values.as_chunks::<WIDTH>().0,
+                depth: blocks,
+                bias: &[Row::ZERO],
+                out: out.data_mut(head, text.start),
+                out_stride,
+                rows,
+                finish: Finish::Store,
+            });
+        }
+    }
+
+    fn prepare(&mut self, rows: usize, blocks: usize) {
+        self.keys.clear();
+        self.keys.resize(blocks, [Row::ZERO; WIDTH]);
+        self.scores.clear();
+        self.scores.resize(rows * blocks, Row::ZERO);
+        self.mask.clear();
+        self.mask.resize(blocks, Row::ZERO);
+        for key in rows..blocks * WIDTH {
+            self.mask[key / WIDTH].0[key % WIDTH] = f32::NEG_INFINITY;
+        }
+    }
+
+    fn transpose(&mut self, keys: &[Row]) {
+        for (block, keys) in self.keys.iter_mut().zip(keys.chunks(WIDTH)) {
+            for (column, key) in keys.iter().enumerate() {
+                for (row, value) in block.iter_mut().zip(&key.0) {
+                    row.0[column] = *value;
+                }
+            }
+        }
+    }
+}
+
+/// Turns each row of scores into weights that sum to one.
+struct Softmax<'a> {
+    scores: &'a mut [Row],
+    rows: usize,
+    blocks: usize,
+}
+
+impl WithSimd for Softmax<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        for r in 0..self.rows {
+            let mut highest = simd.splat_f32s(f32::NEG_INFINITY);
+            for b in 0..self.blocks {
+                for score in vectors::<S>(&self.scores[b * self.rows + r]) {
+                    highest = simd.max_f32s(highest, *score);
+                }
+            }
+            let highest = simd.splat_f32s(simd.reduce_max_f32s(highest));
+            let mut sum = simd.splat_f32s(0.0);
+            for b in 0..self.blocks {
+                for score in vectors_mut::<S>(&mut self.scores[b * self.rows + r]) {
+                    *score = exp_nonpositive(simd, simd.sub_f32s(*score, highest));
+                    sum = simd.add_f32s(sum, *score);
+                }
+            }
+            let share = simd.splat_f32s(1.0 / simd.reduce_sum_f32s(sum));
+            for b in 0..self.blocks {
+                for weight in vectors_mut::<S>(&mut self.scores[b * self.rows + r]) {
+                    *weight = simd.mul_f32s(*weight, share);
+                }
+            }
+        }
+    }
+}

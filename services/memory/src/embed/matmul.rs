@@ -1,0 +1,159 @@
+//! Matrix products on panels: one register-tiled kernel serves the dense layers and attention.
+#![expect(clippy::inline_always, reason = "kernels inherit the caller's instruction set only by inlining")]
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::panels::{Block, Panels, Row, View, WIDTH};
+use super::simd::{gelu, vectors, vectors_mut};
+
+/// What happens to a product before it is stored.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// Stored as it is.
+    Store,
+    /// Passed through [`gelu`].
+    Gelu,
+    /// Added to what the output holds (a residual connection).
+    Add,
+}
+
+/// `out = finish(x · weight + bias)`.
+///
+/// Each element is summed over the inputs in order, in one accumulator, so a row's result depends neither on
+/// the other rows nor on how rows are tiled.
+pub struct Product<'a> {
+    /// The left factor, `depth` panels.
+    pub x: View<'a>,
+    /// The right factor: for each output panel, its `depth` blocks.
+    pub weight: &'a [Block],
+    /// Input panels.
+    pub depth: usize,
+    /// One row per output panel.
+    pub bias: &'a [Row],
+    /// Output panels.
+    pub out: &'a mut [Row],
+    /// Distance between equal rows of neighbouring output panels.
+    pub out_stride: usize,
+    /// Rows of `x` and of the output.
+    pub rows: usize,
+    /// Applied before storing.
+    pub finish: Finish,
+}
+
+impl WithSimd for Product<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        // Accumulators (two per row), two weights and one broadcast must fit the registers.
+        let most = if S::REGISTER_COUNT >= 32 { 12 } else { 6 };
+        let tiles = self.rows.div_ceil(most);
+        for (panel, (weight, bias)) in self.weight.chunks_exact(self.depth).zip(self.bias).enumerate() {
+            let out = &mut self.out[panel * self.out_stride..][..self.rows];
+            for i in 0..tiles {
+                // Even tiles rather than full ones and a rest: a tile of one row is slow.
+                let (first, end) = (i * self.rows / tiles, (i + 1) * self.rows / tiles);
+                let x = View { data: &self.x.data[first..], stride: self.x.stride };
+                any_tile(simd, x, weight, bias, &mut out[first..end], self.finish);
+            }
+        }
+    }
+}
+
+/// Calls [`tile`] for the number of rows of `out`, 1 to 12.
+#[inline(always)]
+fn any_tile<S: Simd>(simd: S, x: View<'_>, weight: &[Block], bias: &Row, out: &mut [Row], finish: Finish) {
+    match out.len() {
+        1 => tile::<S, 1>(simd, x, weight, bias, out, finish),
+        2 => tile::<S, 2>(simd, x, weight, bias, out, finish),
+        3 => tile::<S, 3>(simd, x, weight, bias, out, finish),
+        4 => tile::<S, 4>(simd, x, weight, bias, out, finish),
+        5 => tile::<S, 5>(simd, x, weight, bias, out, finish),
+        6 => tile::<S, 6>(simd, x, weight, bias, out, finish),
+        7 => tile::<S, 7>(simd, x, weight, bias, out, finish),
+        8 => tile::<S, 8>(simd, x, weight, bias, out, finish),
+        9 => tile::<S, 9>(simd, x, weight, bias, out, finish),
+        10 => tile::<S, 10>(simd, x, weight, bias, out, finish),
+        11 => tile::<S, 11>(simd, x, weight, bias, out, finish),
+        _ => tile::<S, 12>(simd, x, weight, bias, out, finish),
+    }
+}
+
+/// The product for `R` rows and one output panel, accumulated in registers.
+#[inline(always)]
+fn tile<S: Simd, const R: usize>(
+    simd: S,
+    x: View<'_>,
+    weight: &[Block],
+    bias: &Row,
+    out: &mut [Row],
+    finish: Finish,
+) {
+    let out = &mut out[..R];
+    // Two vectors at a time: the whole panel with 512-bit registers, a half or a quarter with narrower ones.
+    for pair in (0..WIDTH / S::F32_LANES).step_by(2) {
+        let bias = vectors::<S>(bias);
+        let mut sum = [[bias[pair], bias[pair + 1]]; R];
+        for (block, weight) in weight.iter().enumerate() {
+            let rows = &x.data[block * x.stride..][..R];
+            for k in 0..WIDTH {
+                let weight = vectors::<S>(&weight[k]);
+                for r in 0..R {
+                    let value = simd.splat_f32s(rows[r].0[k]);
+                    sum[r][0] = simd.mul_add_f32s(value, weight[pair], sum[r][0]);
+                    sum[r][1] = simd.mul_add_f32s(value, weight[pair + 1], sum[r][1]);
+                }
+            }
+        }
+        for r in 0..R {
+            let out = vectors_mut::<S>(&mut out[r]);
+            for half in 0..2 {
+                out[pair + half] = match finish {
+                    Finish::Store => sum[r][half],
+                    Finish::Gelu => gelu(simd, sum[r][half]),
+                    Finish::Add => simd.add_f32s(out[pair + half], sum[r][half]),
+                };
+            }
+        }
+    }
+}
+
+/// A dense layer with its weights in the kernel's order.
+pub struct Linear {
+    weight: Vec<Block>,
+    bias: Vec<Row>,
+    depth: usize,
+}
+
+impl Linear {
+    /// From weights `[outputs][inputs]` (row-major) and one bias per output.
+    pub fn new(weight: &[f32], bias: &[f32]) -> Self {
+        let inputs = weight.len() / bias.len();
+        let depth = inputs / WIDTH;
+        let mut blocks = vec![[Row::ZERO; WIDTH]; bias.len() / WIDTH * depth];
+        for (output, row) in weight.chunks_exact(inputs).enumerate() {
+            let panel = &mut blocks[output / WIDTH * depth..][..depth];
+            for (block, values) in panel.iter_mut().zip(row.as_chunks::<WIDTH>().0) {
+                for (target, value) in block.iter_mut().zip(values) {
+                    target.0[output % WIDTH] = *value;
+                }
+            }
+        }
+        Self { weight: blocks, bias: super::panels::to_rows(bias), depth }
+    }
+
+    /// The layer's output for every row of `x`.
+    pub fn apply(&self, arch: Arch, x: &Panels, out: &mut Panels, finish: Finish) {
+        let (rows, out_stride) = (x.rows(), out.stride());
+        arch.dispatch(Product {
+            x: x.view(0, 0),
+            weight: &self.weight,
+            depth: self.depth,
+            bias: &self.bias,
+            out: out.data_mut(0, 0),
+            out_stride,
+            rows,
+            finish,
+        });
+    }
+}
