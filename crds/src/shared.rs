@@ -36,7 +36,7 @@ pub struct NamespacedRef {
 }
 
 /// An amount of bytes as Kubernetes writes it, such as `512Mi` or `10Gi`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Quantity(
     /// Digits, then an optional unit: Ki, Mi, Gi, Ti, k, M, G or T.

@@ -39,13 +39,22 @@ impl Connection {
             None => crate::token::read(Path::new(".soma"))?
                 .ok_or_else(|| anyhow!("no token: set SOMA_API_TOKEN, or run from the folder where `soma dev` keeps .soma/token"))?,
         };
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(60)).build()?;
-        let namespace = self.namespace.clone().unwrap_or_else(|| "default".into());
-        Ok(Client { http, url: self.url.trim_end_matches('/').to_owned(), token, namespace })
+        Client::new(self.url.clone(), token, self.namespace.clone().unwrap_or_else(|| "default".into()))
     }
 }
 
 impl Client {
+    /// A client of the service at `url`.
+    pub fn new(url: String, token: String, namespace: String) -> Result<Self> {
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(60)).build()?;
+        Ok(Self { http, url: url.trim_end_matches('/').to_owned(), token, namespace })
+    }
+
+    /// Address of the service.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// The same connection, another namespace.
     pub fn in_namespace(&self, namespace: &str) -> Self {
         Self { namespace: namespace.to_owned(), ..self.clone() }

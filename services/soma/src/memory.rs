@@ -100,7 +100,8 @@ impl Memory {
     }
 }
 
-async fn import(client: &Client, conversation: &Conversation) -> Result<()> {
+/// Imports one conversation, showing progress; returns once every turn can be recalled.
+pub async fn import(client: &Client, conversation: &Conversation) -> Result<()> {
     let items = conversation.items();
     let bar = ProgressBar::new(items.len() as u64);
     bar.set_style(ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {per_sec} {eta}")?);
@@ -114,6 +115,19 @@ async fn import(client: &Client, conversation: &Conversation) -> Result<()> {
     }
     bar.finish_and_clear();
     println!("{}: {} memories in {:.1} s", client.namespace(), items.len(), started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Asks the questions a conversation comes with and prints what is recalled for each.
+pub async fn ask(client: &Client, conversation: &Conversation) -> Result<()> {
+    for question in &conversation.questions {
+        let started = Instant::now();
+        let results = client.recall(&question.question, 3).await?;
+        println!("\n? {}  ({:.0} ms)", question.question, started.elapsed().as_secs_f64() * 1000.0);
+        for result in &results {
+            println!("{}", line(result));
+        }
+    }
     Ok(())
 }
 
