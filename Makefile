@@ -3,25 +3,28 @@ SOMA_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/soma
 CARGO_TARGET_DIR ?= $(SOMA_CACHE)/target
 export SOMA_CACHE CARGO_TARGET_DIR
 NODES ?= 1
-TESTENV = cargo run --quiet -p soma-testenv --bin testenv --
+bin := $(CARGO_TARGET_DIR)/debug
 
 .DEFAULT_GOAL := help
-.PHONY: help dev up down test e2e bench lint doctor
+.PHONY: help build dev up down test e2e bench lint doctor
 
 help: ## This list
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{sub(":.*", "", $$1); printf "  make %-8s %s\n", $$1, $$2}'
 
-dev: ## Run Soma in one process, import a conversation, ask three questions, then serve on port 9595
-	@bash tests/testenv/prepare.sh toolchain
-	@$(TESTENV) fetch model
-	@cargo run --quiet -p soma -- dev -f examples/quickstart --import examples/data/greenhouse.json --ask
+# The whole workspace at once, so that every target shares one build of each dependency.
+build:
+	@bash tests/testenv/prepare.sh
+	@cargo build --workspace --bins
 
-up: ## Start a local cluster with the operator and examples/quickstart (NODES=3 for three nodes)
-	@bash tests/testenv/prepare.sh toolchain
-	@$(TESTENV) up --nodes $(NODES)
+dev: build ## Run Soma in one process, import a conversation, ask three questions, then serve on port 9595
+	@$(bin)/testenv fetch model
+	@$(bin)/soma dev -f examples/quickstart --import examples/data/greenhouse.json --ask
 
-down: ## Stop the local cluster and leave nothing behind
-	@$(TESTENV) down
+up: build ## Start a local cluster with the operator and examples/quickstart (NODES=3 for three nodes)
+	@$(bin)/testenv up --nodes $(NODES)
+
+down: build ## Stop the local cluster and leave nothing behind
+	@$(bin)/testenv down
 
 test: ## Unit, contract, control-plane, runtime and one end-to-end test, with real servers
 	@bash tests/run.sh
@@ -35,9 +38,10 @@ bench: ## Measure speed and memory; see docs/benchmarks.md
 lint: ## Formatting, clippy, licences and advisories
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	@if command -v cargo-deny >/dev/null; then cargo deny --offline check licenses bans sources; \
-	else echo "cargo-deny is not installed: licences were not checked; get it with: cargo install --locked cargo-deny"; fi
+	@if command -v cargo-deny >/dev/null; then cargo deny check; \
+	else echo "not checked: licences and advisories, for want of cargo-deny; get it with: cargo install --locked cargo-deny"; fi
 
 doctor: ## Say what is missing and how to get it
 	@bash tests/testenv/prepare.sh doctor
-	@$(TESTENV) doctor
+	@cargo build --workspace --bins
+	@$(bin)/testenv doctor

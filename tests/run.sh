@@ -57,7 +57,7 @@ summary() {
 
 step build build
 [ "$failed" = 0 ] || { summary; exit 1; }
-step fetch cargo run --quiet -p soma-testenv --bin testenv -- fetch all
+step fetch "${CARGO_TARGET_DIR:-target}/debug/testenv" fetch all
 if [ "${1:-}" != e2e ]; then
   step "unit and contract" tier 'crds|operator|proto|services/[a-z]+|tests/bench'
   step "test ground" tier tests/testenv
