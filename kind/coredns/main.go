@@ -5,7 +5,6 @@ import (
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/coremain"
 
-	_ "github.com/coredns/coredns/plugin/cache"
 	_ "github.com/coredns/coredns/plugin/errors"
 	_ "github.com/coredns/coredns/plugin/health"
 	_ "github.com/coredns/coredns/plugin/kubernetes"
@@ -14,6 +13,6 @@ import (
 )
 
 func main() {
-	dnsserver.Directives = []string{"ready", "health", "errors", "cache", "kubernetes", "template"}
+	dnsserver.Directives = []string{"ready", "health", "errors", "kubernetes", "template"}
 	coremain.Run()
 }

@@ -1,0 +1,157 @@
+//! The images the local cluster runs: its own (pause, DNS), PostgreSQL, and the project's programs.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::{
+    cache::Cache,
+    checkout,
+    exec::{run, run_long},
+    gobuild,
+    images::{
+        ImageError,
+        archive::{Image, ImageConfig},
+        closure::with_libraries,
+        layer::Layer,
+        postgres,
+    },
+    model::{self, MODEL, MODEL_FILES},
+};
+
+/// The image that holds a pod's namespaces open.
+pub const PAUSE: &str = "soma.local/pause:1";
+/// The image of the cluster's DNS.
+pub const COREDNS: &str = "soma.local/coredns:1";
+/// The user of the project's own images.
+const USER: u64 = 10_001;
+const BUSYBOX: &str = "/bin/busybox";
+
+/// The project's programs, as cargo built them.
+#[derive(Clone, Debug)]
+pub struct Binaries {
+    operator: PathBuf,
+    memory: PathBuf,
+}
+
+/// The images the cluster itself needs, and PostgreSQL.
+pub fn system(cache: &Cache) -> Result<Vec<Image>, ImageError> {
+    let busybox = Path::new(BUSYBOX);
+    let pause = base().file("/pause", busybox, 0o755).build(cache, "pause")?;
+    let sleep = ["/pause", "sleep", "infinity"].map(str::to_owned).to_vec();
+    let pause = Image::new(PAUSE, vec![pause], &ImageConfig { entrypoint: sleep, ..user() })?;
+
+    let binary = gobuild::COREDNS.ensure(cache)?;
+    let dns = base().file("/coredns", &binary, 0o755).build(cache, "coredns")?;
+    let dns = Image::new(COREDNS, vec![dns], &ImageConfig { entrypoint: vec!["/coredns".into()], ..user() })?;
+    Ok(vec![pause, dns, postgres::image(cache, busybox)?])
+}
+
+/// Builds the operator and the memory service.
+pub fn build_binaries() -> Result<Binaries, ImageError> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(checkout()).args([
+        "build",
+        "--quiet",
+        "-p",
+        "soma-operator",
+        "-p",
+        "soma-memory",
+        "--bins",
+    ]);
+    cargo.arg("--message-format=json-render-diagnostics");
+    let messages = run_long("building the operator and the memory service", &mut cargo)?;
+    let find = |name: &'static str| executable(&messages, name).ok_or(ImageError::NoProgram(name));
+    Ok(Binaries { operator: find("soma-operator")?, memory: find("soma-memory")? })
+}
+
+/// The images of the project's programs, tagged with the workspace's version.
+pub fn services(cache: &Cache, binaries: &Binaries) -> Result<Vec<Image>, ImageError> {
+    let model = model::ensure(cache)?;
+    let weights = MODEL_FILES
+        .iter()
+        .fold(Layer::default(), |layer, file| {
+            layer.file(&format!("/models/{MODEL}/{file}"), &model.join(file), 0o644)
+        })
+        .build(cache, "model")?;
+    let libraries = |program: &Path| with_libraries(base(), [program])?.build(cache, "libraries");
+    let program = |name: &str, source: &Path| -> Result<_, ImageError> {
+        let stripped = stripped(cache, name, source)?;
+        Layer::default().file(&format!("/usr/local/bin/{name}"), &stripped, 0o755).build(cache, name)
+    };
+    let config = |name: &str, ports: &[&str]| ImageConfig {
+        entrypoint: vec![format!("/usr/local/bin/{name}")],
+        exposed_ports: ports.iter().map(|port| (format!("{port}/tcp"), [].into())).collect(),
+        ..user()
+    };
+    let reference = |name: &str| format!("docker.io/somastack/{name}:{}", env!("CARGO_PKG_VERSION"));
+    let operator = Image::new(
+        &reference("operator"),
+        vec![libraries(&binaries.operator)?, program("soma-operator", &binaries.operator)?],
+        &config("soma-operator", &["8080"]),
+    )?;
+    let memory = Image::new(
+        &reference("memory"),
+        vec![libraries(&binaries.memory)?, weights, program("soma-memory", &binaries.memory)?],
+        &config("soma-memory", &["9595", "50053"]),
+    )?;
+    Ok(vec![operator, memory])
+}
+
+/// What every image starts from: users, and a folder for temporary files.
+fn base() -> Layer {
+    Layer::default()
+        .text(
+            "/etc/passwd",
+            &format!("root:x:0:0:root:/:/sbin/nologin\nsoma:x:{USER}:{USER}::/:/sbin/nologin\n"),
+            0o644,
+        )
+        .text("/etc/group", &format!("root:x:0:\nsoma:x:{USER}:\n"), 0o644)
+        .folder("/tmp", 0o1777, 0)
+}
+
+fn user() -> ImageConfig {
+    ImageConfig {
+        user: USER.to_string(),
+        env: vec!["PATH=/usr/local/bin:/usr/bin:/bin".into()],
+        ..Default::default()
+    }
+}
+
+/// `source` without its debugging information, in the cache.
+fn stripped(cache: &Cache, name: &str, source: &Path) -> Result<PathBuf, ImageError> {
+    let error = |source_error| ImageError::Input { path: source.into(), source: source_error };
+    let metadata = std::fs::metadata(source).map_err(error)?;
+    let changed = metadata.modified().map_err(error)?;
+    let key = crate::cache::fingerprint([
+        source.as_os_str().as_encoded_bytes(),
+        format!("{changed:?} {}", metadata.len()).as_bytes(),
+    ]);
+    cache.ensure(&format!("stripped/{name}-{key}"), |target| {
+        run(Command::new("strip").arg("-o").arg(target).arg(source))?;
+        Ok(())
+    })
+}
+
+/// The path cargo reports, in its JSON messages, for the program `name`.
+fn executable(messages: &str, name: &str) -> Option<PathBuf> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == name)
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_is_found_among_cargos_messages() {
+        let messages = r#"{"reason":"compiler-artifact","target":{"name":"soma-memory","kind":["lib"]},"executable":null}
+{"reason":"compiler-artifact","target":{"name":"soma-memory","kind":["bin"]},"executable":"/t/soma-memory"}"#;
+        assert_eq!(executable(messages, "soma-memory"), Some(PathBuf::from("/t/soma-memory")));
+        assert_eq!(executable(messages, "soma-operator"), None);
+    }
+}

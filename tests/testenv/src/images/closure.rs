@@ -1,0 +1,48 @@
+//! The shared libraries programs need, as the dynamic linker finds them on this machine.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::{
+    exec::run,
+    images::{ImageError, layer::Layer},
+};
+
+/// `layer` with every library that any of `programs` loads, at the path the linker looks for it.
+pub fn with_libraries<'a>(
+    layer: Layer,
+    programs: impl IntoIterator<Item = &'a Path>,
+) -> Result<Layer, ImageError> {
+    let mut libraries = BTreeSet::new();
+    for program in programs {
+        libraries.extend(libraries_in(&run(Command::new("ldd").arg(program))?));
+    }
+    Ok(libraries.iter().fold(layer, |layer, path| layer.file(&path.to_string_lossy(), path, 0o755)))
+}
+
+/// The files `ldd` names: `libc.so.6 => /lib/libc.so.6 (0x…)` and, for the linker itself, `/lib64/ld-linux.so.2 (0x…)`.
+fn libraries_in(text: &str) -> Vec<PathBuf> {
+    text.lines()
+        .filter_map(|line| {
+            let place = line.split_once("=>").map_or(line, |(_, place)| place).trim();
+            let path = place.split_whitespace().next()?;
+            path.starts_with('/').then(|| PathBuf::from(path))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_and_the_linker_are_found_and_the_virtual_one_is_not() {
+        let text = "\tlinux-vdso.so.1 (0x7ffc)\n\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x7f)\n\t/lib64/ld-linux-x86-64.so.2 (0x7f)";
+        let expected = ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"].map(PathBuf::from);
+        assert_eq!(libraries_in(text), expected);
+        assert!(libraries_in("\tstatically linked").is_empty());
+    }
+}

@@ -1,0 +1,51 @@
+//! Container images made from this machine's files, without a container engine: small, non-root, reproducible.
+//!
+//! A layer is cached under the hash of its inputs, and an image is known by the hash of its configuration, so that
+//! what has not changed is neither made nor loaded again.
+
+mod archive;
+mod catalog;
+mod closure;
+mod layer;
+mod postgres;
+
+pub use archive::{Image, ImageConfig};
+pub use catalog::{Binaries, COREDNS, PAUSE, build_binaries, services, system};
+
+use std::{io, path::PathBuf};
+
+use crate::{cache::CacheError, exec::ExecError, gobuild::BuildError, model::ModelError};
+
+/// Why an image could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The cache cannot be used.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// A program could not be built or inspected.
+    #[error(transparent)]
+    Program(#[from] ExecError),
+    /// A Go program could not be built.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// The embedding model is not there.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// An input cannot be read.
+    #[error("cannot read {path} for an image")]
+    Input {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A layer or archive cannot be written.
+    #[error("cannot write an image")]
+    Write(#[source] io::Error),
+    /// A configuration cannot be written as JSON.
+    #[error("cannot describe an image")]
+    Describe(#[from] serde_json::Error),
+    /// Cargo built no such program.
+    #[error("cargo reported no program {0}")]
+    NoProgram(&'static str),
+}

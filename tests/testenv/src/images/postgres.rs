@@ -1,0 +1,99 @@
+//! The local stand-in for `postgres:15`: Debian's server with the upstream image's file layout and environment.
+
+use std::path::{Path, PathBuf};
+
+use crate::{
+    cache::Cache,
+    images::{
+        ImageError,
+        archive::{Image, ImageConfig},
+        closure::with_libraries,
+        layer::Layer,
+    },
+};
+
+/// Its name, the upstream image's.
+const REFERENCE: &str = "docker.io/library/postgres:15";
+const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
+const LIBRARIES: &str = "/usr/lib/postgresql/15/lib";
+const USER: u64 = 999;
+const ENTRYPOINT: &str = include_str!("../../../../kind/postgres/docker-entrypoint.sh");
+
+/// Builds it from the installed package `postgresql-15`.
+pub fn image(cache: &Cache, busybox: &Path) -> Result<Image, ImageError> {
+    let system = system_layer(busybox)?.build(cache, "postgres")?;
+    let config = ImageConfig {
+        user: String::new(),
+        env: vec![
+            format!("PATH=/usr/local/bin:/usr/bin:/bin:{PROGRAMS}"),
+            "LANG=C.UTF-8".into(),
+            "PG_MAJOR=15".into(),
+            "PGDATA=/var/lib/postgresql/data".into(),
+        ],
+        entrypoint: vec!["docker-entrypoint.sh".into()],
+        cmd: vec!["postgres".into()],
+        exposed_ports: [("5432/tcp".to_owned(), [].into())].into(),
+        stop_signal: "SIGINT".into(),
+    };
+    Image::new(REFERENCE, vec![system], &ImageConfig { user: USER.to_string(), ..config })
+}
+
+fn system_layer(busybox: &Path) -> Result<Layer, ImageError> {
+    // The JIT compiler's libraries are larger than everything else together, and small databases never use it.
+    let keep = |path: &Path| !path.to_string_lossy().contains("llvmjit") && !path.ends_with("bitcode");
+    let mut layer = Layer::default()
+        .file("/bin/busybox", busybox, 0o755)
+        .text(
+            "/etc/passwd",
+            &format!(
+                "root:x:0:0:root:/root:/bin/sh\npostgres:x:{USER}:{USER}::/var/lib/postgresql:/bin/sh\n"
+            ),
+            0o644,
+        )
+        .text("/etc/group", &format!("root:x:0:\npostgres:x:{USER}:\n"), 0o644)
+        .text("/usr/local/bin/docker-entrypoint.sh", ENTRYPOINT, 0o755)
+        .folder("/docker-entrypoint-initdb.d", 0o755, 0)
+        .folder("/tmp", 0o1777, 0)
+        .folder("/var/lib/postgresql", 0o1777, USER)
+        .folder("/var/lib/postgresql/data", 0o1777, USER)
+        .folder("/var/run/postgresql", 0o3777, USER)
+        .tree(PROGRAMS, Path::new(PROGRAMS), keep)?
+        .tree(LIBRARIES, Path::new(LIBRARIES), keep)?
+        .tree("/usr/share/postgresql/15", Path::new("/usr/share/postgresql/15"), |path| {
+            !path.ends_with("man")
+        })?
+        .tree("/usr/share/zoneinfo", Path::new("/usr/share/zoneinfo"), |path| {
+            !path.ends_with("right") && !path.ends_with("posix")
+        })?
+        .tree("/usr/lib/locale/C.utf8", Path::new("/usr/lib/locale/C.utf8"), |_| true)?;
+    for applet in [
+        "sh", "cat", "chmod", "cp", "date", "env", "grep", "id", "ls", "mkdir", "mv", "rm", "sed", "sleep",
+        "test", "touch",
+    ] {
+        layer = layer.link(&format!("/bin/{applet}"), "busybox");
+    }
+    let files = linked_files(&[PROGRAMS, LIBRARIES], keep)?;
+    with_libraries(layer, files.iter().map(PathBuf::as_path))
+}
+
+/// The programs and libraries directly in `folders`.
+fn linked_files(folders: &[&str], keep: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>, ImageError> {
+    let mut files = Vec::new();
+    for folder in folders {
+        let error = |source| ImageError::Input { path: folder.into(), source };
+        for entry in std::fs::read_dir(folder).map_err(error)? {
+            let path = entry.map_err(error)?.path();
+            if path.is_file() && keep(&path) && is_elf(&path) {
+                files.push(path);
+            }
+        }
+    }
+    Ok(files)
+}
+
+fn is_elf(path: &Path) -> bool {
+    let mut start = [0; 4];
+    let read =
+        std::fs::File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut start));
+    read.is_ok() && &start == b"\x7fELF"
+}

@@ -1,0 +1,39 @@
+//! Real servers for tests and for the local cluster: fetched or built once, cached, started on free ports,
+//! isolated per run, and gone afterwards, however the run ends.
+//!
+//! * [`ControlPlane`]: etcd, kube-apiserver and kube-controller-manager, with an audit log to count writes.
+//! * [`Postgres`]: a PostgreSQL server that can be stopped, killed and started again.
+//! * [`cluster`]: the native cluster behind `make up`: real nodes in namespaces of this machine.
+//! * [`images`]: container images made from this machine's files, without a container engine.
+
+mod audit;
+pub mod cache;
+pub mod cluster;
+mod control_plane;
+pub mod doctor;
+pub mod exec;
+pub mod gobuild;
+pub mod images;
+pub mod model;
+pub mod packages;
+pub mod pki;
+mod ports;
+mod postgres;
+pub mod progress;
+mod rundir;
+mod supervise;
+
+pub use audit::{AuditLog, Write};
+pub use control_plane::{ControlPlane, ControlPlaneError};
+pub use ports::free_port;
+pub use postgres::{Postgres, PostgresError};
+pub use rundir::RunDir;
+pub use supervise::{Launch, SuperviseError, Supervised};
+
+use std::path::{Path, PathBuf};
+
+/// The root folder of the checkout this crate was built from.
+pub fn checkout() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).unwrap_or(here).to_path_buf()
+}
