@@ -181,7 +181,7 @@ mod tests {
             config.payload(),
             r#"{"memory":{"databaseConnections":10,"embeddingThreads":1,"logLevel":"info","maxRequestBodyMb":5,"maxTopK":100},"postgres":{"database":"somamemory","host":"postgres.soma-infra.svc","port":5432,"sslmode":"prefer"}}"#
         );
-        assert_eq!(config.hash().to_string(), "v1-GOLDEN");
+        assert_eq!(config.hash().to_string(), "v1-ad97cd70266c30ade4e0c08f803b7e98");
         assert_eq!(MemoryConfig::parse(&config.payload()).unwrap(), config);
     }
 }
