@@ -1,2 +1,139 @@
-//! To be filled.
-fn main() {}
+//! The Soma operator: reconciles SomaInfra, SomaStack and MemoryNamespace.
+
+mod apply;
+mod check;
+mod conditions;
+mod context;
+mod controllers;
+mod drift;
+mod error;
+mod events;
+mod health;
+mod infra;
+mod leader;
+mod metrics;
+mod names;
+mod namespace;
+mod pods;
+mod random;
+mod rbac;
+mod reconcile;
+mod stack;
+mod workload;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use futures::FutureExt;
+use kube::Client;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing_subscriber::EnvFilter;
+
+use crate::context::{Addresses, Backoff, Context};
+use crate::controllers::Stop;
+use crate::events::Publisher;
+use crate::health::Health;
+use crate::leader::{Ended, LeaseArgs};
+use crate::metrics::Metrics;
+use crate::namespace::followers::Followers;
+
+#[derive(Parser)]
+#[command(name = "soma-operator", version, about = "Reconciles SomaInfra, SomaStack and MemoryNamespace")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the operator.
+    Run(Box<RunArgs>),
+    /// Print the roles the operator needs, as YAML.
+    Rbac,
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// Address of /healthz, /readyz and /metrics.
+    #[arg(long, env = "SOMA_HTTP_ADDR", default_value = "0.0.0.0:8081")]
+    http_addr: SocketAddr,
+    /// Base URL of a stack's memory service; `{namespace}` stands for the stack's namespace.
+    #[arg(long, env = "SOMA_MEMORY_URL", default_value = "http://memory.{namespace}.svc:9595")]
+    memory_url: String,
+    /// host:port of a managed Postgres, as the operator reaches it; `{namespace}` stands for the SomaInfra's namespace.
+    #[arg(long, env = "SOMA_POSTGRES_ADDRESS", default_value = "postgres.{namespace}.svc:5432")]
+    postgres_address: String,
+    #[command(flatten)]
+    lease: LeaseArgs,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Rbac => {
+            print!("{}", rbac::manifests());
+            Ok(())
+        }
+        Command::Run(args) => {
+            let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+            tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).init();
+            // A second provider in the process is impossible here, and the first one is as good.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            runtime.block_on(run(*args))
+        }
+    }
+}
+
+async fn run(args: RunArgs) -> anyhow::Result<()> {
+    let stop = stop_signal()?;
+    let client = Client::try_default().await.context("cannot reach a Kubernetes API server")?;
+    let identity =
+        args.lease.identity.clone().unwrap_or_else(|| format!("soma-operator-{}", std::process::id()));
+    let metrics = Metrics::default();
+    let health = Health::new(metrics.clone());
+    let election = args.lease.election(client.clone(), &identity)?;
+    let server = tokio::spawn(health::serve(args.http_addr, health.clone(), stop.clone()));
+    let (triggers, triggered) = mpsc::unbounded_channel();
+    let ctx = Arc::new(Context {
+        events: Publisher::new(client.clone(), &identity),
+        http: reqwest::Client::builder().build().context("cannot make an HTTP client")?,
+        metrics: metrics.clone(),
+        addresses: Addresses { memory: args.memory_url, postgres: args.postgres_address },
+        backoff: Backoff::default(),
+        followers: Followers::new(triggers),
+        client: client.clone(),
+    });
+    let work = async {
+        tokio::select! {
+            found = health.await_definitions(client) => {
+                found.context("cannot read custom resource definitions")?;
+                controllers::run(ctx, triggered, stop.clone()).await;
+            }
+            () = stop.clone() => {}
+        }
+        anyhow::Ok(())
+    };
+    let mut outcome = Ok(());
+    let ended = leader::lead(election, &metrics, stop.clone(), async { outcome = work.await }).await;
+    outcome?;
+    anyhow::ensure!(ended == Ended::Stopped, "the lease is lost; another operator may hold it");
+    server.await?.context("cannot serve health and metrics")
+}
+
+/// Ends at SIGTERM or SIGINT.
+fn stop_signal() -> anyhow::Result<Stop> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let either = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+    };
+    Ok(either.boxed().shared())
+}

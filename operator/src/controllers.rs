@@ -1,0 +1,195 @@
+//! Which changes lead to which reconcile: the watches of the three controllers.
+//!
+//! Children are watched by label and as metadata only: whatever changes, the reconcile reads what it needs.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use futures::{FutureExt, StreamExt};
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod, Secret, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::runtime::controller::{Config, Controller};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::watcher;
+use kube::{Api, Resource, ResourceExt};
+use soma_crds::{MemoryNamespace, SomaInfra, SomaStack};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+
+use crate::apply::Child;
+use crate::context::Context;
+use crate::error::chain;
+use crate::names::{children_of, object, owner_of};
+use crate::namespace::followers::Trigger;
+use crate::reconcile::{Kind, reconcile, reference, retry};
+use crate::stack::infra_of;
+
+/// Reconciles of one kind that run at a time.
+const CONCURRENCY: u16 = 4;
+
+type Watched<K> = DeserializeGuard<K>;
+
+/// A future that ends when the process is asked to.
+pub type Stop = futures::future::Shared<futures::future::BoxFuture<'static, ()>>;
+
+/// Runs the three controllers until `stop`.
+pub async fn run(ctx: Arc<Context>, triggers: mpsc::UnboundedReceiver<Trigger>, stop: Stop) {
+    let infras = infra(&ctx);
+    let stacks = stack(&ctx);
+    let namespaces = namespace(&ctx).reconcile_on(UnboundedReceiverStream::new(triggers));
+    futures::future::join3(
+        drive(infras, ctx.clone(), stop.clone()),
+        drive(stacks, ctx.clone(), stop.clone()),
+        drive(namespaces, ctx, stop),
+    )
+    .await;
+}
+
+fn drive<K: Kind>(
+    controller: Controller<Watched<K>>,
+    ctx: Arc<Context>,
+    stop: Stop,
+) -> impl Future<Output = ()> {
+    controller
+        .with_config(Config::default().concurrency(CONCURRENCY))
+        .graceful_shutdown_on(stop.map(|()| ()))
+        .run(reconcile::<K>, retry::<K>, ctx)
+        .for_each(|result| {
+            if let Err(error) = result {
+                tracing::warn!(kind = K::KIND, error = chain(&error), "reconcile failed");
+            }
+            futures::future::ready(())
+        })
+}
+
+fn controller<K: Kind>(ctx: &Context) -> Controller<Watched<K>>
+where
+    K: Resource<DynamicType = ()>,
+{
+    Controller::new(Api::all(ctx.client.clone()), watcher::Config::default())
+}
+
+/// Watches what the operator made of one type for a kind.
+fn children<K: Kind, C: Child + 'static>(
+    controller: Controller<Watched<K>>,
+    ctx: &Context,
+) -> Controller<Watched<K>> {
+    let api: Api<PartialObjectMeta<C>> = Api::all(ctx.client.clone());
+    let config = watcher::Config::default().labels(&children_of(K::KIND));
+    controller.watches(api, config, |child| owner_of::<_, Watched<K>>(&child))
+}
+
+fn infra(ctx: &Context) -> Controller<Watched<SomaInfra>> {
+    let controller = controller::<SomaInfra>(ctx);
+    let (by_secret, by_claim, by_namespace, by_sibling) =
+        (controller.store(), controller.store(), controller.store(), controller.store());
+    let controller = children::<_, StatefulSet>(controller, ctx);
+    let controller = children::<_, Pod>(controller, ctx);
+    let controller = children::<_, Service>(controller, ctx);
+    let controller = children::<_, PodDisruptionBudget>(controller, ctx);
+    let controller = children::<_, Secret>(controller, ctx);
+    controller
+        // Secrets people make for an external Postgres carry no label of ours.
+        .watches(metadata::<Secret>(ctx), watcher::Config::default(), move |secret| {
+            find(&by_secret, |infra: &SomaInfra| {
+                let refers = infra
+                    .spec
+                    .postgres
+                    .external
+                    .as_ref()
+                    .is_some_and(|e| e.secret_ref.name == secret.name_any());
+                refers && infra.namespace() == secret.namespace()
+            })
+        })
+        // The claim is made by the StatefulSet's controller, without our labels.
+        .watches(
+            metadata::<PersistentVolumeClaim>(ctx),
+            watcher::Config::default().fields(&format!("metadata.name={}", object::POSTGRES_CLAIM)),
+            move |claim| find(&by_claim, |infra: &SomaInfra| infra.namespace() == claim.namespace()),
+        )
+        .watches(
+            Api::<PartialObjectMeta<Namespace>>::all(ctx.client.clone()),
+            watcher::Config::default(),
+            move |namespace| {
+                find(&by_namespace, |infra: &SomaInfra| {
+                    infra.spec.alias_namespaces.contains(&namespace.name_any())
+                })
+            },
+        )
+        .watches(metadata::<SomaInfra>(ctx), watcher::Config::default(), move |other| {
+            find(&by_sibling, |infra: &SomaInfra| {
+                infra.namespace() == other.namespace() && infra.name_any() != other.name_any()
+            })
+        })
+        // A deletion waits for the stacks that use it.
+        .watches(Api::<Watched<SomaStack>>::all(ctx.client.clone()), watcher::Config::default(), |stack| {
+            stack.0.ok().map(|stack| {
+                let (namespace, name) = infra_of(&stack);
+                reference::<SomaInfra>(&namespace, &name)
+            })
+        })
+}
+
+fn stack(ctx: &Context) -> Controller<Watched<SomaStack>> {
+    let controller = controller::<SomaStack>(ctx);
+    let (by_infra, by_secret, by_sibling) = (controller.store(), controller.store(), controller.store());
+    let controller = children::<_, Deployment>(controller, ctx);
+    let controller = children::<_, Pod>(controller, ctx);
+    let controller = children::<_, Service>(controller, ctx);
+    let controller = children::<_, ConfigMap>(controller, ctx);
+    let controller = children::<_, PodDisruptionBudget>(controller, ctx);
+    let controller = children::<_, Secret>(controller, ctx);
+    controller
+        .watches(metadata::<SomaInfra>(ctx), watcher::Config::default(), move |infra| {
+            let (namespace, name) = (infra.namespace().unwrap_or_default(), infra.name_any());
+            find(&by_infra, |stack: &SomaStack| infra_of(stack) == (namespace.clone(), name.clone()))
+        })
+        .watches(
+            metadata::<Secret>(ctx),
+            watcher::Config::default().labels(&children_of(SomaInfra::KIND)),
+            move |secret| {
+                let namespace = secret.namespace().unwrap_or_default();
+                find(&by_secret, |stack: &SomaStack| infra_of(stack).0 == namespace)
+            },
+        )
+        .watches(metadata::<SomaStack>(ctx), watcher::Config::default(), move |other| {
+            find(&by_sibling, |stack: &SomaStack| {
+                stack.namespace() == other.namespace() && stack.name_any() != other.name_any()
+            })
+        })
+        // A deletion waits for the MemoryNamespaces that live in it.
+        .watches(
+            Api::<Watched<MemoryNamespace>>::all(ctx.client.clone()),
+            watcher::Config::default(),
+            |memory| {
+                let is_leaving = memory.meta().deletion_timestamp.is_some();
+                let memory = memory.0.ok().filter(|_| is_leaving);
+                memory.map(|m| {
+                    reference::<SomaStack>(&m.namespace().unwrap_or_default(), &m.spec.stack_ref.name)
+                })
+            },
+        )
+}
+
+fn namespace(ctx: &Context) -> Controller<Watched<MemoryNamespace>> {
+    let controller = controller::<MemoryNamespace>(ctx);
+    let by_stack = controller.store();
+    controller.watches(metadata::<SomaStack>(ctx), watcher::Config::default(), move |stack| {
+        find(&by_stack, |memory: &MemoryNamespace| {
+            memory.namespace() == stack.namespace() && memory.spec.stack_ref.name == stack.name_any()
+        })
+    })
+}
+
+fn metadata<K: Child>(ctx: &Context) -> Api<PartialObjectMeta<K>> {
+    Api::all(ctx.client.clone())
+}
+
+/// The objects of a kind that match; what cannot be read matches nothing.
+fn find<K: Kind>(store: &Store<Watched<K>>, matches: impl Fn(&K) -> bool) -> Vec<ObjectRef<Watched<K>>> {
+    let all = store.state();
+    let matching = all.iter().filter_map(|guard| guard.0.as_ref().ok()).filter(|object| matches(object));
+    matching.map(|o| reference::<K>(&o.namespace().unwrap_or_default(), &o.name_any())).collect()
+}
