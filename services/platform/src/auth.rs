@@ -108,6 +108,9 @@ mod tests {
         assert!(matches!(ApiToken::from_env(|_| None), Err(Error::Missing)));
         let short = |name: &str| (name == "SOMA_API_TOKEN").then(|| "short".to_owned());
         assert!(matches!(ApiToken::from_env(short), Err(Error::Unusable)));
-        assert!(matches!(ApiToken::from_env(|_| Some("/no/such/file".into())), Err(Error::Unreadable { .. })));
+        assert!(matches!(
+            ApiToken::from_env(|_| Some("/no/such/file".into())),
+            Err(Error::Unreadable { .. })
+        ));
     }
 }

@@ -283,8 +283,10 @@ mod tests {
         let path = dir.path().join("a b#c?.db");
         let database = Database::new(Target::Sqlite { path: path.clone() }).unwrap();
         let mut writer = database.writer().await.unwrap();
-        let journal: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut *writer).await.unwrap();
-        let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut *writer).await.unwrap();
+        let journal: String =
+            sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut *writer).await.unwrap();
+        let synchronous: i64 =
+            sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut *writer).await.unwrap();
         assert_eq!((journal.as_str(), synchronous), ("wal", 2));
         assert!(path.exists());
     }

@@ -164,7 +164,9 @@ impl IntoResponse for Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         match self.code {
             Code::Unavailable => headers.insert(header::RETRY_AFTER, RETRY_AFTER),
-            Code::Unauthenticated => headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
+            Code::Unauthenticated => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+            }
             // The rest of an oversized or late body is not read: the connection cannot be used again.
             Code::TooLarge | Code::Timeout => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"))
@@ -189,7 +191,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_body_is_rfc_9457() {
-        let response = Problem::new(Code::Unavailable, "postgres is down").remedy("try again").into_response();
+        let response =
+            Problem::new(Code::Unavailable, "postgres is down").remedy("try again").into_response();
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
         assert_eq!(response.headers()[header::RETRY_AFTER], "2");

@@ -24,8 +24,10 @@ pub fn init(level: &str) {
 /// Runs a request inside a span that carries its trace id, taken from `traceparent` or made here.
 pub async fn trace(request: Request, next: Next) -> Response {
     let header = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
-    let trace_id = header.and_then(trace_id).map_or_else(|| uuid::Uuid::new_v4().simple().to_string(), str::to_owned);
-    let span = tracing::info_span!("request", %trace_id, method = %request.method(), path = request.uri().path());
+    let trace_id =
+        header.and_then(trace_id).map_or_else(|| uuid::Uuid::new_v4().simple().to_string(), str::to_owned);
+    let span =
+        tracing::info_span!("request", %trace_id, method = %request.method(), path = request.uri().path());
     async {
         let response = next.run(request).await;
         if response.status().is_server_error() {
@@ -43,7 +45,8 @@ pub async fn trace(request: Request, next: Next) -> Response {
 fn trace_id(traceparent: &str) -> Option<&str> {
     let mut parts = traceparent.split('-');
     let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let hex = |text: &str, len| text.len() == len && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let hex =
+        |text: &str, len| text.len() == len && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let zero = |text: &str| text.bytes().all(|b| b == b'0');
     let valid = hex(version, 2) && version != "ff" && hex(trace, 32) && hex(parent, 16) && hex(flags, 2);
     (valid && !zero(trace) && !zero(parent)).then_some(trace)
