@@ -107,7 +107,7 @@ fn different_texts_have_different_vectors() {
 }
 
 /// A directory with the model's files, of which one is replaced by `change`.
-fn changed_model(file: &str, change: impl FnOnce(Vec<u8>) -> Option<Vec<u8>>) -> tempfile::TempDir {
+fn changed_model(file: &str, change: impl Fn(Vec<u8>) -> Option<Vec<u8>>) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for name in ["config.json", "tokenizer.json", "model.safetensors"] {
         let source = model_dir().join(name);
@@ -186,8 +186,18 @@ fn another_model_is_refused() {
     for (file, from, to, words) in [
         ("config.json", "\"gelu\"", "\"relu\"", ["hidden_act", "relu"]),
         ("config.json", "\"num_hidden_layers\": 6", "\"num_hidden_layers\": 9", ["num_hidden_layers", "9"]),
-        ("model.safetensors", "\"shape\":[30522,384]", "\"shape\":[384,30522]", ["word_embeddings", "[384, 30522]"]),
-        ("model.safetensors", "layer.5.output.dense.bias", "layer.7.output.dense.bias", ["layer.5", "absent"]),
+        (
+            "model.safetensors",
+            "\"shape\":[30522,384]",
+            "\"shape\":[384,30522]",
+            ["word_embeddings", "[384, 30522]"],
+        ),
+        (
+            "model.safetensors",
+            "layer.5.output.dense.bias",
+            "layer.7.output.dense.bias",
+            ["layer.5", "absent"],
+        ),
         ("tokenizer.json", "\"[CLS]\"", "\"[KLS]\"", ["tokenizer.json", "tokenizer"]),
     ] {
         let error = load_error(changed_model(file, replace(from, to)).path());

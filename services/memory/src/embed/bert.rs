@@ -92,7 +92,8 @@ impl Bert {
         for (text, rows) in texts.iter().zip(row_ranges(texts)) {
             for ((piece, position), row) in text.iter().zip(self.positions.chunks_exact(PANELS)).zip(rows) {
                 let word = self.words.row(*piece)?;
-                for (panel, (word, position)) in word.as_chunks::<WIDTH>().0.iter().zip(position).enumerate() {
+                for (panel, (word, position)) in word.as_chunks::<WIDTH>().0.iter().zip(position).enumerate()
+                {
                     let target = &mut x.data_mut(panel, row)[0];
                     for ((t, w), p) in target.0.iter_mut().zip(word).zip(&position.0) {
                         *t = w + p;

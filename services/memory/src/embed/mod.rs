@@ -30,7 +30,8 @@ pub trait Embedder: Send + Sync {
 }
 
 /// How to obtain the model, said by every error that a missing or damaged file causes.
-const REMEDY: &str = "fetch the model again with `testenv fetch model`, or name its directory with --model-dir";
+const REMEDY: &str =
+    "fetch the model again with `testenv fetch model`, or name its directory with --model-dir";
 
 /// Why a model could not be loaded or a text not be embedded.
 #[derive(Debug, thiserror::Error)]

@@ -23,7 +23,8 @@ pub struct WordPieces {
 impl WordPieces {
     /// Reads `tokenizer.json`. Every id it can yield is below `vocabulary`.
     pub fn load(path: &Path, vocabulary: usize) -> Result<Self, EmbedError> {
-        let json = std::fs::read(path).map_err(|source| EmbedError::Unreadable { path: path.into(), source })?;
+        let json =
+            std::fs::read(path).map_err(|source| EmbedError::Unreadable { path: path.into(), source })?;
         let mut tokenizer = Tokenizer::from_bytes(json)
             .map_err(|source| EmbedError::Tokenizer { path: path.into(), source })?;
         let other = |what: &str, found: String, expected: String| EmbedError::OtherModel {
@@ -36,9 +37,8 @@ impl WordPieces {
         if size != vocabulary {
             return Err(other("vocabulary size", size.to_string(), vocabulary.to_string()));
         }
-        let marker = |name| {
-            tokenizer.token_to_id(name).ok_or_else(|| other(name, "absent".into(), "a token".into()))
-        };
+        let marker =
+            |name| tokenizer.token_to_id(name).ok_or_else(|| other(name, "absent".into(), "a token".into()));
         let (begin, end) = (marker("[CLS]")?, marker("[SEP]")?);
         // The file asks for 128 pieces and for padding to them; neither is this model's setting.
         tokenizer.with_padding(None);
@@ -69,7 +69,5 @@ impl WordPieces {
 
 /// Length in bytes of the first part of `text`: up to the first white space after [`PART`] bytes.
 fn part_length(text: &str) -> usize {
-    text.char_indices()
-        .find(|(at, c)| *at >= PART && c.is_whitespace())
-        .map_or(text.len(), |(at, _)| at)
+    text.char_indices().find(|(at, c)| *at >= PART && c.is_whitespace()).map_or(text.len(), |(at, _)| at)
 }

@@ -78,11 +78,7 @@ pub fn gelu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let scaled = simd.mul_f32s(x, simd.splat_f32s(std::f32::consts::FRAC_1_SQRT_2));
     let bounded = simd.min_f32s(simd.max_f32s(scaled, simd.neg_f32s(limit)), limit);
     let square = simd.mul_f32s(bounded, bounded);
-    let v = simd.mul_add_f32s(
-        square,
-        simd.splat_f32s(2.0 / (ERF_RANGE * ERF_RANGE)),
-        simd.splat_f32s(-1.0),
-    );
+    let v = simd.mul_add_f32s(square, simd.splat_f32s(2.0 / (ERF_RANGE * ERF_RANGE)), simd.splat_f32s(-1.0));
     let erf = simd.mul_f32s(bounded, polynomial(simd, v, &ERF));
     let half = simd.mul_f32s(x, simd.splat_f32s(0.5));
     simd.mul_add_f32s(half, erf, half)

@@ -45,12 +45,15 @@ impl TensorFile {
         }
         let mut header = vec![0; usize::try_from(header_length).unwrap_or(usize::MAX)];
         file.read_exact_at(&mut header, 8).map_err(unreadable)?;
-        let tensors = parse_header(&header)
-            .map_err(|source| EmbedError::Json { path: path.into(), source })?;
+        let tensors =
+            parse_header(&header).map_err(|source| EmbedError::Json { path: path.into(), source })?;
         let data_start = 8 + header_length;
         let end = tensors.values().map(|t| t.data_offsets[1]).max().unwrap_or(0);
         if data_start.checked_add(end) != Some(length) {
-            return Err(damaged(format!("it has {length} bytes, its header describes {}", data_start.saturating_add(end))));
+            return Err(damaged(format!(
+                "it has {length} bytes, its header describes {}",
+                data_start.saturating_add(end)
+            )));
         }
         Ok(Self { path: path.into(), file, tensors, data_start })
     }
@@ -114,7 +117,12 @@ impl<const N: usize> Table<N> {
     pub fn row(&self, index: u32) -> Result<[f32; N], EmbedError> {
         let mut bytes = [[0; size_of::<f32>()]; N];
         let width = bytes.as_flattened().len() as u64;
-        read_floats(&self.file, &self.path, self.offset + u64::from(index) * width, bytes.as_flattened_mut())?;
+        read_floats(
+            &self.file,
+            &self.path,
+            self.offset + u64::from(index) * width,
+            bytes.as_flattened_mut(),
+        )?;
         Ok(bytes.map(f32::from_le_bytes))
     }
 }
