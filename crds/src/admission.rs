@@ -99,11 +99,14 @@ fn structural(manifest: &Value, schema: &Value) -> Result<(), Vec<Refusal>> {
     if refusals.is_empty() { Ok(()) } else { Err(refusals) }
 }
 
-/// Refuses fields a schema does not name, as the API server does under strict validation.
+/// Refuses fields a schema does not name and repeated items of sets, as the API server does under strict validation.
 fn close(schema: &mut Value) {
     let Some(map) = schema.as_object_mut() else { return };
     if map.contains_key("properties") && map.get("x-kubernetes-preserve-unknown-fields") != Some(&json!(true)) {
         map.insert("additionalProperties".into(), json!(false));
+    }
+    if map.get("x-kubernetes-list-type") == Some(&json!("set")) {
+        map.insert("uniqueItems".into(), json!(true));
     }
     if let Some(properties) = map.get_mut("properties").and_then(Value::as_object_mut) {
         properties.values_mut().for_each(close);
