@@ -270,7 +270,7 @@ mod tests {
         let wanted = validate(&fixture::managed(), &fixture::observed()).unwrap();
         let set = objects(&wanted).unwrap().managed.unwrap().set;
         let template = serde_json::to_value(&set).unwrap()["spec"]["template"].clone();
-        assert_eq!(ConfigHash::of(&canonical_json(&template)).short(), "GOLDEN");
+        assert_eq!(ConfigHash::of(&canonical_json(&template)).short(), "6946336f");
     }
 
     #[test]

@@ -29,7 +29,7 @@ mod tests {
     fn the_name_depends_on_each_part_and_on_nothing_else() {
         let resources = Resources::of("100m", "256Mi", "1Gi");
         let base = name("memory", "{}", "img:1", &resources);
-        assert_eq!(base, "memory-GOLDEN", "a changed hash would restart every memory pod on an upgrade");
+        assert_eq!(base, "memory-dc49b1fa", "a changed hash would restart every memory pod on an upgrade");
         assert_ne!(base, name("memory", "{ }", "img:1", &resources));
         assert_ne!(base, name("memory", "{}", "img:2", &resources));
         assert_ne!(base, name("memory", "{}", "img:1", &Resources::of("100m", "256Mi", "2Gi")));

@@ -60,7 +60,8 @@ async fn manifests_are_admitted_or_refused_with_a_remedy() {
     assert!(cases.len() >= 40, "{} cases", cases.len());
     let plane = ControlPlane::start().await.unwrap();
     for (file, definition) in soma_crds::definitions() {
-        kubectl(plane.kubectl(), &["create", "-f", "-"], &definition).unwrap_or_else(|e| panic!("{file}: {e}"));
+        kubectl(plane.kubectl(), &["create", "-f", "-"], &definition)
+            .unwrap_or_else(|e| panic!("{file}: {e}"));
     }
     let status = plane
         .kubectl()
@@ -86,8 +87,11 @@ async fn manifests_are_admitted_or_refused_with_a_remedy() {
             wrong.push(format!("{}: could not be created: {refusal}", case.case));
             continue;
         }
-        let replace =
-            kubectl(plane.kubectl(), &["replace", "--validate=strict", "-f", "-"], &case.manifest(&name, then));
+        let replace = kubectl(
+            plane.kubectl(),
+            &["replace", "--validate=strict", "-f", "-"],
+            &case.manifest(&name, then),
+        );
         wrong.extend(verdict(case, &replace, "the API server"));
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
