@@ -215,6 +215,8 @@ fn start_controller_manager(program: &Path, dir: &Path, ports: &Ports) -> Result
             format!("--kubeconfig={}", file("manager.kubeconfig")),
             format!("--service-account-private-key-file={}", file("sa.key")),
             format!("--root-ca-file={}", file("ca.crt")),
+            // Made under /usr otherwise.
+            format!("--flex-volume-plugin-dir={}", file("volume-plugins")),
         ])
         .start()
 }

@@ -77,7 +77,15 @@ enum What {
     Coredns,
 }
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
+    // The chain of causes without a backtrace: these errors are for the person at the terminal.
+    run().unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
         Command::Up { nodes, bare, dir } => up(&place(dir), nodes, bare)?,
         Command::Down { dir, when_closed } => down(&place(dir), when_closed)?,

@@ -11,6 +11,7 @@ use crate::{
     progress::Progress,
 };
 
+const KINDS: [&str; 3] = ["somainfras", "somastacks", "memorynamespaces"];
 const READY_WITHIN: &str = "--timeout=300s";
 
 /// Why the example does not serve.
@@ -55,7 +56,7 @@ pub fn install(place: &Place, progress: &mut Progress) -> Result<Installed, Inst
     let root = checkout();
     progress.step("install the operator", || install_operator(place, &root))?;
     progress.step("apply examples/quickstart", || apply(place, &root.join("examples/quickstart")))?;
-    for kind in ["somainfras", "somastacks", "memorynamespaces"] {
+    for kind in KINDS {
         progress.step(&format!("{kind} ready"), || wait_ready(place, kind))?;
     }
     describe(place)
@@ -63,20 +64,13 @@ pub fn install(place: &Place, progress: &mut Progress) -> Result<Installed, Inst
 
 fn install_operator(place: &Place, root: &Path) -> Result<(), InstallError> {
     apply(place, &root.join("config/default"))?;
-    kubectl(
-        place,
-        &["wait", "--for=condition=Established", "crd", "-l", "app.kubernetes.io/part-of=soma", READY_WITHIN],
-    )?;
-    let wait = [
-        "wait",
-        "--for=condition=Available",
-        "deployment",
-        "-A",
-        "-l",
-        "app.kubernetes.io/name=soma-operator",
-    ];
-    let waited = kubectl(place, &[&wait[..], &[READY_WITHIN]].concat());
-    waited.map(drop).map_err(|source| not_ready(place, source))
+    for kind in KINDS {
+        let definition = format!("crd/{kind}.somastack.dev");
+        kubectl(place, &["wait", "--for=condition=Established", &definition, READY_WITHIN])?;
+    }
+    kubectl(place, &["-n", "soma-system", "rollout", "status", "deployment/soma-operator", READY_WITHIN])
+        .map(drop)
+        .map_err(|source| not_ready(place, source))
 }
 
 /// Applies a folder, by kustomize when it is made for it.

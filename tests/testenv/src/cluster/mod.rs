@@ -3,6 +3,7 @@
 pub mod addons;
 mod cgroup;
 mod files;
+mod guard;
 mod install;
 pub mod kind;
 mod load;
@@ -12,6 +13,7 @@ mod programs;
 mod spec;
 pub mod volumes;
 
+pub use guard::TestCluster;
 pub use install::{InstallError, Installed, install};
 pub use kind::KindError;
 pub use spec::Spec;
@@ -29,7 +31,7 @@ use crate::{
     control_plane::AUDIT_POLICY,
     exec::{ExecError, run},
     gobuild::{BuildError, ETCD, KUBE},
-    images::{Image, ImageError},
+    images::{self, Image, ImageError},
     packages::{self, FOR_CLUSTER, FOR_TESTS, PackageError},
     pki::PkiError,
     progress::Progress,
@@ -213,12 +215,11 @@ fn prepare(place: &Place, nodes: u8, cache: &Cache) -> Result<Spec, ClusterError
     files::write(&spec, &place.kubeconfig())?;
     fs::write(dir.join("audit-policy.yaml"), AUDIT_POLICY).map_err(io_error("write the audit policy"))?;
     // The nodes' own copies: rebuilding or cleaning up later does not reach a running cluster.
-    let own = std::env::current_exe().map_err(io_error("find this program"))?;
     let bin = dir.join("bin");
     for (source, target) in [
         (KUBE.ensure(cache)?, bin.join("kube")),
         (ETCD.ensure(cache)?, bin.join("etcd")),
-        (testenv_program(&own), bin.join("testenv")),
+        (testenv_program()?, bin.join("testenv")),
         (bin.join("kube"), place.bin().join("kubectl")),
     ] {
         copy(&source, &target).map_err(io_error("copy the nodes' programs"))?;
@@ -226,11 +227,13 @@ fn prepare(place: &Place, nodes: u8, cache: &Cache) -> Result<Spec, ClusterError
     Ok(spec)
 }
 
-/// The `testenv` program: this one, or, when a test calls the library, the one cargo put beside the test's folder.
-fn testenv_program(own: &Path) -> PathBuf {
-    let beside =
-        own.ancestors().skip(1).take(2).map(|folder| folder.join("testenv")).find(|path| path.is_file());
-    beside.unwrap_or_else(|| own.to_path_buf())
+/// The `testenv` program: this one or, when a test calls the library, the one cargo builds.
+fn testenv_program() -> Result<PathBuf, ClusterError> {
+    let own = std::env::current_exe().map_err(io_error("find this program"))?;
+    if own.file_name().is_some_and(|name| name == "testenv") {
+        return Ok(own);
+    }
+    Ok(images::build_testenv()?)
 }
 
 fn copy(source: &Path, target: &Path) -> io::Result<()> {

@@ -112,6 +112,8 @@ fn controller_manager(spec: &Spec) -> Program {
             format!("--cluster-signing-cert-file={}", pki("ca.crt")),
             format!("--cluster-signing-key-file={}", pki("ca.key")),
             format!("--cluster-cidr={}", spec.pods()),
+            // Looked for under /usr otherwise, where the host's own may be.
+            format!("--flex-volume-plugin-dir={NODE_DIR}/volume-plugins"),
             "--use-service-account-credentials".into(),
             "--allocate-node-cidrs=false".into(),
             "--leader-elect=false".into(),

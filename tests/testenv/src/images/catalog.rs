@@ -38,8 +38,8 @@ pub struct Binaries {
 /// The images the cluster itself needs, and PostgreSQL.
 pub fn system(cache: &Cache) -> Result<Vec<Image>, ImageError> {
     let busybox = Path::new(BUSYBOX);
-    let pause = base().file("/pause", busybox, 0o755).build(cache, "pause")?;
-    let sleep = ["/pause", "sleep", "infinity"].map(str::to_owned).to_vec();
+    let pause = base().file(BUSYBOX, busybox, 0o755).build(cache, "pause")?;
+    let sleep = [BUSYBOX, "sleep", "infinity"].map(str::to_owned).to_vec();
     let pause = Image::new(PAUSE, vec![pause], &ImageConfig { entrypoint: sleep, ..user() })?;
 
     let binary = gobuild::COREDNS.ensure(cache)?;
@@ -50,20 +50,29 @@ pub fn system(cache: &Cache) -> Result<Vec<Image>, ImageError> {
 
 /// Builds the operator and the memory service.
 pub fn build_binaries() -> Result<Binaries, ImageError> {
+    let messages =
+        cargo_build("building the operator and the memory service", &["soma-operator", "soma-memory"])?;
+    let find = |name: &'static str| executable(&messages, name).ok_or(ImageError::NoProgram(name));
+    Ok(Binaries { operator: find("soma-operator")?, memory: find("soma-memory")? })
+}
+
+/// Builds the `testenv` program, which a cluster's nodes run.
+pub fn build_testenv() -> Result<PathBuf, ImageError> {
+    let messages = cargo_build("building testenv", &["soma-testenv"])?;
+    executable(&messages, "testenv").ok_or(ImageError::NoProgram("testenv"))
+}
+
+/// Builds the programs of `packages` and returns cargo's messages, one JSON object per line.
+fn cargo_build(what: &str, packages: &[&str]) -> Result<String, ImageError> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(checkout()).args([
         "build",
         "--quiet",
-        "-p",
-        "soma-operator",
-        "-p",
-        "soma-memory",
         "--bins",
+        "--message-format=json-render-diagnostics",
     ]);
-    cargo.arg("--message-format=json-render-diagnostics");
-    let messages = run_long("building the operator and the memory service", &mut cargo)?;
-    let find = |name: &'static str| executable(&messages, name).ok_or(ImageError::NoProgram(name));
-    Ok(Binaries { operator: find("soma-operator")?, memory: find("soma-memory")? })
+    cargo.args(packages.iter().flat_map(|package| ["-p", package]));
+    Ok(run_long(what, &mut cargo)?)
 }
 
 /// The images of the project's programs, tagged with the workspace's version.

@@ -16,20 +16,19 @@ pub fn with_libraries<'a>(
     layer: Layer,
     programs: impl IntoIterator<Item = &'a Path>,
 ) -> Result<Layer, ImageError> {
-    let mut libraries = BTreeSet::new();
-    for program in programs {
-        libraries.extend(libraries_in(&run(Command::new("ldd").arg(program))?));
-    }
+    let libraries: BTreeSet<PathBuf> =
+        libraries_in(&run(Command::new("ldd").args(programs))?).into_iter().collect();
     Ok(libraries.iter().fold(layer, |layer, path| layer.file(&path.to_string_lossy(), path, 0o755)))
 }
 
 /// The files `ldd` names: `libc.so.6 => /lib/libc.so.6 (0x…)` and, for the linker itself, `/lib64/ld-linux.so.2 (0x…)`.
+/// Asked about several programs it heads each list with `<program>:`.
 fn libraries_in(text: &str) -> Vec<PathBuf> {
     text.lines()
         .filter_map(|line| {
             let place = line.split_once("=>").map_or(line, |(_, place)| place).trim();
             let path = place.split_whitespace().next()?;
-            path.starts_with('/').then(|| PathBuf::from(path))
+            (path.starts_with('/') && !path.ends_with(':')).then(|| PathBuf::from(path))
         })
         .collect()
 }
@@ -40,7 +39,7 @@ mod tests {
 
     #[test]
     fn libraries_and_the_linker_are_found_and_the_virtual_one_is_not() {
-        let text = "\tlinux-vdso.so.1 (0x7ffc)\n\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x7f)\n\t/lib64/ld-linux-x86-64.so.2 (0x7f)";
+        let text = "/bin/x:\n\tlinux-vdso.so.1 (0x7ffc)\n\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x7f)\n\t/lib64/ld-linux-x86-64.so.2 (0x7f)";
         let expected = ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"].map(PathBuf::from);
         assert_eq!(libraries_in(text), expected);
         assert!(libraries_in("\tstatically linked").is_empty());

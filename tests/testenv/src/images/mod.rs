@@ -10,7 +10,7 @@ mod layer;
 mod postgres;
 
 pub use archive::{Image, ImageConfig};
-pub use catalog::{Binaries, COREDNS, PAUSE, build_binaries, services, system};
+pub use catalog::{Binaries, COREDNS, PAUSE, build_binaries, build_testenv, services, system};
 
 use std::{io, path::PathBuf};
 
