@@ -29,7 +29,7 @@ impl Attention {
         self.prepare(rows, blocks);
         for head in 0..heads {
             self.transpose(&qkv.view(heads + head, text.start).data[..rows]);
-            arch.dispatch(Product {
+            let product = Product {
                 x: qkv.view(head, text.start),
                 weight: &self.keys,
                 depth: 1,
@@ -38,12 +38,13 @@ impl Attention {
                 out_stride: rows,
                 rows,
                 finish: Finish::Store,
-            });
+            };
+            product.run(arch);
             arch.dispatch(Softmax { scores: &mut self.scores, rows, blocks });
             // Rows past the text have weight zero; the spare rows of a panel make them readable.
             let values = &qkv.view(2 * heads + head, text.start).data[..blocks * WIDTH];
             let out_stride = out.stride();
-            arch.dispatch(Product {
+            let product = Product {
                 x: View { data: &self.scores, stride: rows },
                 weight: values.as_chunks::<WIDTH>().0,
                 depth: blocks,
@@ -52,7 +53,8 @@ impl Attention {
                 out_stride,
                 rows,
                 finish: Finish::Store,
-            });
+            };
+            product.run(arch);
         }
     }
 

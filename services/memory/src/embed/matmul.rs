@@ -40,6 +40,14 @@ pub struct Product<'a> {
     pub finish: Finish,
 }
 
+impl Product<'_> {
+    /// Computes the product with the best instructions the processor has.
+    #[inline(never)] // One copy of the kernel for all callers.
+    pub fn run(self, arch: Arch) {
+        arch.dispatch(self);
+    }
+}
+
 impl WithSimd for Product<'_> {
     type Output = ();
 
@@ -54,28 +62,38 @@ impl WithSimd for Product<'_> {
                 // Even tiles rather than full ones and a rest: a tile of one row is slow.
                 let (first, end) = (i * self.rows / tiles, (i + 1) * self.rows / tiles);
                 let x = View { data: &self.x.data[first..], stride: self.x.stride };
-                any_tile(simd, x, weight, bias, &mut out[first..end], self.finish);
+                let out = &mut out[first..end];
+                any_tile(simd, x, weight, bias, out, self.finish == Finish::Add);
+                if self.finish == Finish::Gelu {
+                    for value in out.iter_mut().flat_map(vectors_mut::<S>) {
+                        *value = gelu(simd, *value);
+                    }
+                }
             }
         }
     }
 }
 
-/// Calls [`tile`] for the number of rows of `out`, 1 to 12.
+/// Calls [`tile`] for the number of rows of `out`: 1 to 12, or to 6 where registers are few.
 #[inline(always)]
-fn any_tile<S: Simd>(simd: S, x: View<'_>, weight: &[Block], bias: &Row, out: &mut [Row], finish: Finish) {
+fn any_tile<S: Simd>(simd: S, x: View<'_>, weight: &[Block], bias: &Row, out: &mut [Row], add: bool) {
+    if const { S::REGISTER_COUNT >= 32 } && out.len() > 6 {
+        return match out.len() {
+            7 => tile::<S, 7>(simd, x, weight, bias, out, add),
+            8 => tile::<S, 8>(simd, x, weight, bias, out, add),
+            9 => tile::<S, 9>(simd, x, weight, bias, out, add),
+            10 => tile::<S, 10>(simd, x, weight, bias, out, add),
+            11 => tile::<S, 11>(simd, x, weight, bias, out, add),
+            _ => tile::<S, 12>(simd, x, weight, bias, out, add),
+        };
+    }
     match out.len() {
-        1 => tile::<S, 1>(simd, x, weight, bias, out, finish),
-        2 => tile::<S, 2>(simd, x, weight, bias, out, finish),
-        3 => tile::<S, 3>(simd, x, weight, bias, out, finish),
-        4 => tile::<S, 4>(simd, x, weight, bias, out, finish),
-        5 => tile::<S, 5>(simd, x, weight, bias, out, finish),
-        6 => tile::<S, 6>(simd, x, weight, bias, out, finish),
-        7 => tile::<S, 7>(simd, x, weight, bias, out, finish),
-        8 => tile::<S, 8>(simd, x, weight, bias, out, finish),
-        9 => tile::<S, 9>(simd, x, weight, bias, out, finish),
-        10 => tile::<S, 10>(simd, x, weight, bias, out, finish),
-        11 => tile::<S, 11>(simd, x, weight, bias, out, finish),
-        _ => tile::<S, 12>(simd, x, weight, bias, out, finish),
+        1 => tile::<S, 1>(simd, x, weight, bias, out, add),
+        2 => tile::<S, 2>(simd, x, weight, bias, out, add),
+        3 => tile::<S, 3>(simd, x, weight, bias, out, add),
+        4 => tile::<S, 4>(simd, x, weight, bias, out, add),
+        5 => tile::<S, 5>(simd, x, weight, bias, out, add),
+        _ => tile::<S, 6>(simd, x, weight, bias, out, add),
     }
 }
 
@@ -87,7 +105,7 @@ fn tile<S: Simd, const R: usize>(
     weight: &[Block],
     bias: &Row,
     out: &mut [Row],
-    finish: Finish,
+    add: bool,
 ) {
     let out = &mut out[..R];
     // Two vectors at a time: the whole panel with 512-bit registers, a half or a quarter with narrower ones.
@@ -108,11 +126,8 @@ fn tile<S: Simd, const R: usize>(
         for r in 0..R {
             let out = vectors_mut::<S>(&mut out[r]);
             for half in 0..2 {
-                out[pair + half] = match finish {
-                    Finish::Store => sum[r][half],
-                    Finish::Gelu => gelu(simd, sum[r][half]),
-                    Finish::Add => simd.add_f32s(out[pair + half], sum[r][half]),
-                };
+                let before = if add { out[pair + half] } else { simd.splat_f32s(0.0) };
+                out[pair + half] = simd.add_f32s(before, sum[r][half]);
             }
         }
     }
@@ -145,7 +160,7 @@ impl Linear {
     /// The layer's output for every row of `x`.
     pub fn apply(&self, arch: Arch, x: &Panels, out: &mut Panels, finish: Finish) {
         let (rows, out_stride) = (x.rows(), out.stride());
-        arch.dispatch(Product {
+        let product = Product {
             x: x.view(0, 0),
             weight: &self.weight,
             depth: self.depth,
@@ -154,6 +169,7 @@ impl Linear {
             out_stride,
             rows,
             finish,
-        });
+        };
+        product.run(arch);
     }
 }

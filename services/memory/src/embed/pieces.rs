@@ -24,8 +24,9 @@ impl WordPieces {
     /// Reads `tokenizer.json`. Every id it can yield is below `vocabulary`.
     pub fn load(path: &Path, vocabulary: usize) -> Result<Self, EmbedError> {
         let json =
-            std::fs::read(path).map_err(|source| EmbedError::Unreadable { path: path.into(), source })?;
-        let mut tokenizer = Tokenizer::from_bytes(json)
+            std::fs::read_to_string(path).map_err(|source| EmbedError::Unreadable { path: path.into(), source })?;
+        let mut tokenizer = json
+            .parse::<Tokenizer>()
             .map_err(|source| EmbedError::Tokenizer { path: path.into(), source })?;
         let other = |what: &str, found: String, expected: String| EmbedError::OtherModel {
             path: path.into(),
