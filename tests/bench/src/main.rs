@@ -1,2 +1,30 @@
-//! To be filled.
-fn main() {}
+//! Benchmarks: each subcommand measures one promise and prints its figures.
+
+mod conversations;
+mod embed;
+mod memory;
+mod process;
+
+use clap::{Parser, Subcommand};
+
+/// Measures this project's speed and memory.
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Texts embedded per second on one thread, against sentence-transformers in the same run.
+    Embed(embed::Options),
+    /// Store and recall over HTTP, embedding included, on SQLite and Postgres.
+    Memory(memory::Options),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().bench {
+        Bench::Embed(options) => embed::run(&options),
+        Bench::Memory(options) => memory::run(&options),
+    }
+}

@@ -23,8 +23,8 @@ pub struct WordPieces {
 impl WordPieces {
     /// Reads `tokenizer.json`. Every id it can yield is below `vocabulary`.
     pub fn load(path: &Path, vocabulary: usize) -> Result<Self, EmbedError> {
-        let json =
-            std::fs::read_to_string(path).map_err(|source| EmbedError::Unreadable { path: path.into(), source })?;
+        let json = std::fs::read_to_string(path)
+            .map_err(|source| EmbedError::Unreadable { path: path.into(), source })?;
         let mut tokenizer = json
             .parse::<Tokenizer>()
             .map_err(|source| EmbedError::Tokenizer { path: path.into(), source })?;
