@@ -143,13 +143,19 @@ pub struct Stored {
     pub indexed: bool,
 }
 
-/// The text that stands for a payload's meaning: `content` when it is text, otherwise the whole of it.
+/// The text that stands for a stored payload's meaning.
 pub(crate) fn text_to_embed(payload: &str) -> Result<String, Error> {
-    let value: Value = parse_stored(payload, "payload")?;
-    Ok(match value.get("content") {
-        Some(Value::String(content)) => content.clone(),
-        _ => payload.to_owned(),
-    })
+    parse_stored(payload, "payload").map(|value| meaning(&value))
+}
+
+/// The text that stands for a payload's meaning: `content` when it is text, after its `speaker` where one is named (a
+/// question often names who said it), otherwise the whole payload.
+pub(crate) fn meaning(payload: &Value) -> String {
+    match (payload["speaker"].as_str(), payload["content"].as_str()) {
+        (Some(speaker), Some(content)) => format!("{speaker}: {content}"),
+        (None, Some(content)) => content.to_owned(),
+        _ => canonical_json(payload),
+    }
 }
 
 pub(crate) fn parse_stored(text: &str, what: &'static str) -> Result<Value, Error> {
@@ -342,8 +348,9 @@ mod tests {
     }
 
     #[test]
-    fn content_is_what_is_embedded_when_it_is_text() {
+    fn speaker_and_content_are_embedded_when_they_are_text() {
         assert_eq!(text_to_embed(r#"{"content":"hello","x":1}"#).unwrap(), "hello");
+        assert_eq!(text_to_embed(r#"{"content":"hello","speaker":"Ada"}"#).unwrap(), "Ada: hello");
         assert_eq!(text_to_embed(r#"{"content":7}"#).unwrap(), r#"{"content":7}"#);
     }
 }

@@ -5,6 +5,7 @@ use soma_proto::somafractalmemory::memory_service_server::MemoryService;
 use tonic::{Request, Response, Status};
 
 use super::{object, scope, status};
+use crate::model::meaning;
 use crate::recall::RawRecall;
 use crate::{Coordinate, Error, Kind, Memory, NewMemory, Recall, Scope};
 
@@ -24,8 +25,7 @@ impl Service {
         let raw = RawRecall { top_k, kind, ..Default::default() };
         let recall = Recall::parse(&raw, self.0.settings.max_top_k)?;
         let here = self.0.get(scope, &at).await?;
-        let text = here.payload.get("content").and_then(|c| c.as_str()).map(str::to_owned);
-        let text = text.unwrap_or_else(|| soma_settings::canonical_json(&here.payload));
+        let text = meaning(&here.payload);
         // One more than asked for: the memory itself is among them.
         let hits =
             self.0.recall(scope, &[text], &Recall { top_k: recall.top_k + 1, ..recall.clone() }).await?;
