@@ -209,7 +209,8 @@ fn start_apiserver(program: &Path, dir: &Path, ports: &Ports) -> Result<Supervis
 fn start_controller_manager(program: &Path, dir: &Path, ports: &Ports) -> Result<Supervised, SuperviseError> {
     let file = |name: &str| dir.join(name).display().to_string();
     Launch::new("kube-controller-manager", program, dir.join("manager.log"))
-        .args(["kube-controller-manager", "--leader-elect=false", "--bind-address=127.0.0.1"])
+        .args(["kube-controller-manager", "--leader-elect=false", "--use-service-account-credentials"])
+        .args(["--bind-address=127.0.0.1"])
         .args([
             format!("--secure-port={}", ports.manager),
             format!("--kubeconfig={}", file("manager.kubeconfig")),
