@@ -1,6 +1,7 @@
 //! all-MiniLM-L6-v2 against the reference implementation, and what its callers rely on.
 //!
 //! The model is read from `SOMA_MODEL_DIR`, or from the cache directory that `testenv fetch model` fills.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail the test")]
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;

@@ -103,7 +103,9 @@ fn pool(tokens: &Panels, rows: Range<usize>) -> Vec<f32> {
     }
     // The mean's divisor cancels in the normalisation. The bound keeps a zero vector zero.
     let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-12);
-    vector.iter_mut().for_each(|x| *x /= length);
+    for x in &mut vector {
+        *x /= length;
+    }
     vector
 }
 
