@@ -10,7 +10,7 @@ use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
-use kube::runtime::controller::{Config, Controller};
+use kube::runtime::controller::{self, Config, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
 use kube::{Api, Resource, ResourceExt};
@@ -57,14 +57,16 @@ fn drive<K: Kind>(
         .graceful_shutdown_on(stop.map(|()| ()))
         .run(reconcile::<K>, retry::<K>, ctx)
         .for_each(|result| {
-            if let Err(error) = result {
-                tracing::warn!(kind = K::KIND, error = chain(&error), "reconcile failed");
+            match result {
+                // A child outlived its owner for a moment: there is nothing left to reconcile.
+                Ok(_) | Err(controller::Error::ObjectNotFound(_)) => {}
+                Err(error) => tracing::warn!(kind = K::KIND, error = chain(&error), "reconcile failed"),
             }
             futures::future::ready(())
         })
 }
 
-fn controller<K: Kind>(ctx: &Context) -> Controller<Watched<K>>
+fn controller_of<K: Kind>(ctx: &Context) -> Controller<Watched<K>>
 where
     K: Resource<DynamicType = ()>,
 {
@@ -82,7 +84,7 @@ fn children<K: Kind, C: Child + 'static>(
 }
 
 fn infra(ctx: &Context) -> Controller<Watched<SomaInfra>> {
-    let controller = controller::<SomaInfra>(ctx);
+    let controller = controller_of::<SomaInfra>(ctx);
     let (by_secret, by_claim, by_namespace, by_sibling) =
         (controller.store(), controller.store(), controller.store(), controller.store());
     let controller = children::<_, StatefulSet>(controller, ctx);
@@ -133,7 +135,7 @@ fn infra(ctx: &Context) -> Controller<Watched<SomaInfra>> {
 }
 
 fn stack(ctx: &Context) -> Controller<Watched<SomaStack>> {
-    let controller = controller::<SomaStack>(ctx);
+    let controller = controller_of::<SomaStack>(ctx);
     let (by_infra, by_secret, by_sibling) = (controller.store(), controller.store(), controller.store());
     let controller = children::<_, Deployment>(controller, ctx);
     let controller = children::<_, Pod>(controller, ctx);
@@ -174,13 +176,18 @@ fn stack(ctx: &Context) -> Controller<Watched<SomaStack>> {
 }
 
 fn namespace(ctx: &Context) -> Controller<Watched<MemoryNamespace>> {
-    let controller = controller::<MemoryNamespace>(ctx);
-    let by_stack = controller.store();
-    controller.watches(metadata::<SomaStack>(ctx), watcher::Config::default(), move |stack| {
-        find(&by_stack, |memory: &MemoryNamespace| {
-            memory.namespace() == stack.namespace() && memory.spec.stack_ref.name == stack.name_any()
+    let controller = controller_of::<MemoryNamespace>(ctx);
+    let (by_stack, by_token) = (controller.store(), controller.store());
+    let tokens = format!("metadata.name={}", object::API_TOKEN);
+    controller
+        .watches(metadata::<SomaStack>(ctx), watcher::Config::default(), move |stack| {
+            find(&by_stack, |memory: &MemoryNamespace| {
+                memory.namespace() == stack.namespace() && memory.spec.stack_ref.name == stack.name_any()
+            })
         })
-    })
+        .watches(metadata::<Secret>(ctx), watcher::Config::default().fields(&tokens), move |token| {
+            find(&by_token, |memory: &MemoryNamespace| memory.namespace() == token.namespace())
+        })
 }
 
 fn metadata<K: Child>(ctx: &Context) -> Api<PartialObjectMeta<K>> {

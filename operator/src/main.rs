@@ -92,7 +92,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     let client = Client::try_default().await.context("cannot reach a Kubernetes API server")?;
     let identity =
-        args.lease.identity.clone().unwrap_or_else(|| format!("soma-operator-{}", std::process::id()));
+        args.lease.identity.clone().unwrap_or_else(|| format!("soma-operator-{}", random::secret()));
     let metrics = Metrics::default();
     let health = Health::new(metrics.clone());
     let election = args.lease.election(client.clone(), &identity)?;

@@ -67,6 +67,7 @@ pub async fn reconcile<K: Kind>(
     match result {
         Ok(outcome) => {
             for note in &outcome.notes {
+                tracing::info!(kind = K::KIND, namespace, name, reason = note.reason, "{}", note.message);
                 ctx.events.publish(&about, note).await;
             }
             ctx.backoff.reset(&key::<K>(&namespace, &name));

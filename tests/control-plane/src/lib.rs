@@ -1,5 +1,7 @@
 //! The operator as a process, against a real API server, with exactly the rights `config/rbac` gives it.
 
+pub mod world;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -48,22 +50,23 @@ impl Soma {
     pub fn start_operator(&mut self) -> anyhow::Result<()> {
         ensure!(self.operator.is_none(), "the operator runs already");
         self.address = format!("127.0.0.1:{}", free_port()?);
-        let started = Launch::new("soma-operator", operator_binary()?, self.log())
-            .args([
-                "run",
-                "--http-addr",
-                &self.address,
-                "--lease-seconds",
-                "3",
-                "--renew-seconds",
-                "2",
-                "--retry-seconds",
-                "1",
-            ])
-            .args(self.arguments.clone())
-            .env("KUBECONFIG", self.dir.path().join("kubeconfig"))
-            .env("POD_NAME", "operator-under-test")
-            .start()?;
+        let started =
+            Launch::new("soma-operator", program("soma-operator", "SOMA_OPERATOR_BIN")?, self.log())
+                .args([
+                    "run",
+                    "--http-addr",
+                    &self.address,
+                    "--lease-seconds",
+                    "3",
+                    "--renew-seconds",
+                    "2",
+                    "--retry-seconds",
+                    "1",
+                ])
+                .args(self.arguments.clone())
+                .env("KUBECONFIG", self.dir.path().join("kubeconfig"))
+                .env("POD_NAME", "operator-under-test")
+                .start()?;
         self.operator = Some(started);
         Ok(())
     }
@@ -237,16 +240,17 @@ fn write_kubeconfig(admin: &Path, token: &str, path: &Path) -> anyhow::Result<()
     Ok(())
 }
 
-/// The operator of this checkout, built first where it is out of date.
-fn operator_binary() -> anyhow::Result<PathBuf> {
+/// A program of this checkout, built first where it is out of date; the variable names one that is built already.
+pub fn program(package: &str, variable: &str) -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
+        return Ok(path.into());
+    }
     let tests = std::env::current_exe()?;
     let target = tests.ancestors().nth(2).context("tests run from a target folder")?.to_path_buf();
-    static BUILT: std::sync::OnceLock<Result<(), String>> = std::sync::OnceLock::new();
-    let build = || {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "-q", "-p", "soma-operator"]).current_dir(soma_testenv::checkout());
-        run(&mut cargo).map(|_| ()).map_err(|error| error.to_string())
-    };
-    BUILT.get_or_init(build).clone().map_err(anyhow::Error::msg)?;
-    Ok(target.join("soma-operator"))
+    // Tests of one process ask at once; cargo itself waits for a build of another process.
+    static BUILDING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _one = BUILDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut cargo = Command::new(env!("CARGO"));
+    run(cargo.args(["build", "-q", "-p", package]).current_dir(soma_testenv::checkout()))?;
+    Ok(target.join(package))
 }

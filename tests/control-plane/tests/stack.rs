@@ -4,118 +4,14 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
-use serde_json::{Value, json};
-use soma_control_plane_tests::{Soma, text};
-use soma_crds::{SomaInfra, SomaStack};
-use soma_testenv::Postgres;
-
-fn namespace(name: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-}
-
-fn infra() -> Value {
-    json!({
-        "apiVersion": "somastack.dev/v1alpha1", "kind": "SomaInfra",
-        "metadata": {"name": "shared", "namespace": "soma-infra"},
-        "spec": {"postgres": {"external": {"secretRef": {"name": "pg"}}}, "aliasNamespaces": ["soma"]},
-    })
-}
-
-fn stack(memory: &Value) -> Value {
-    json!({
-        "apiVersion": "somastack.dev/v1alpha1", "kind": "SomaStack",
-        "metadata": {"name": "soma", "namespace": "soma"},
-        "spec": {"infraRef": {"name": "shared", "namespace": "soma-infra"}, "services": {"memory": memory}},
-    })
-}
-
-fn external_secret(postgres: &Postgres) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "pg", "namespace": "soma-infra"},
-        "stringData": {
-            "host": "localhost", "port": postgres.port().to_string(), "username": postgres.user(),
-            "password": "unused", "database": "postgres", "sslmode": "disable",
-        },
-    })
-}
-
-/// Ready has this status and reason for the newest generation.
-fn infra_is(ready: &'static str, reason: &'static str) -> impl Fn(Option<&SomaInfra>) -> bool {
-    move |infra| {
-        infra.and_then(|i| Some((i, i.status.as_ref()?.condition("Ready")?))).is_some_and(|(i, c)| {
-            c.status == ready && c.reason == reason && c.observed_generation == i.metadata.generation
-        })
-    }
-}
-
-fn stack_is(ready: &'static str, reason: &'static str) -> impl Fn(Option<&SomaStack>) -> bool {
-    move |stack| {
-        stack.and_then(|s| Some((s, s.status.as_ref()?.condition("Ready")?))).is_some_and(|(s, c)| {
-            c.status == ready && c.reason == reason && c.observed_generation == s.metadata.generation
-        })
-    }
-}
-
-struct World {
-    soma: Soma,
-    _postgres: Postgres,
-    infras: Api<SomaInfra>,
-    stacks: Api<SomaStack>,
-    deployments: Api<Deployment>,
-    services: Api<Service>,
-    configs: Api<ConfigMap>,
-}
-
-impl World {
-    async fn start() -> Self {
-        let postgres = Postgres::start().await.unwrap();
-        let soma = Soma::start(&[]).await.unwrap();
-        for name in ["soma-infra", "soma"] {
-            soma.apply(&namespace(name)).await.unwrap();
-        }
-        let client = soma.client();
-        Self {
-            infras: Api::namespaced(client.clone(), "soma-infra"),
-            stacks: Api::namespaced(client.clone(), "soma"),
-            deployments: Api::namespaced(client.clone(), "soma"),
-            services: Api::namespaced(client.clone(), "soma"),
-            configs: Api::namespaced(client, "soma"),
-            soma,
-            _postgres: postgres,
-        }
-    }
-
-    async fn install(&self) -> String {
-        self.soma.apply(&external_secret(&self._postgres)).await.unwrap();
-        self.soma.apply(&infra()).await.unwrap();
-        self.soma.apply(&stack(&json!({}))).await.unwrap();
-        self.soma
-            .eventually(self.infras.clone(), "shared", "Ready", infra_is("True", "Ready"))
-            .await
-            .unwrap();
-        let revision = self.only_deployment().await;
-        self.soma.pretend_ready("soma", &revision).await.unwrap();
-        self.soma.eventually(self.stacks.clone(), "soma", "Ready", stack_is("True", "Ready")).await.unwrap();
-        revision
-    }
-
-    async fn only_deployment(&self) -> String {
-        let waits = |s: Option<&SomaStack>| s.and_then(|s| s.status.as_ref()?.services.clone()).is_some();
-        self.soma.eventually(self.stacks.clone(), "soma", "a revision", waits).await.unwrap();
-        let all = self.deployments.list(&ListParams::default()).await.unwrap().items;
-        assert_eq!(all.len(), 1);
-        all[0].name_any()
-    }
-
-    async fn serving(&self) -> String {
-        let service = self.services.get("memory").await.unwrap();
-        service.spec.unwrap().selector.unwrap()["somastack.dev/revision"].clone()
-    }
-}
+use serde_json::json;
+use soma_control_plane_tests::text;
+use soma_control_plane_tests::world::{World, infra, infra_is, stack, stack_is};
+use soma_crds::SomaInfra;
 
 #[tokio::test]
 async fn what_is_missing_is_named_until_it_is_there() {
-    let world = World::start().await;
+    let world = World::start(&[]).await.unwrap();
     let (soma, infras, stacks) = (&world.soma, &world.infras, &world.stacks);
     soma.apply(&stack(&json!({}))).await.unwrap();
     soma.eventually(stacks.clone(), "soma", "InfraNotFound", stack_is("False", "InfraNotFound"))
@@ -135,7 +31,7 @@ async fn what_is_missing_is_named_until_it_is_there() {
         "nothing runs yet"
     );
 
-    let mut incomplete = external_secret(&world._postgres);
+    let mut incomplete = world.external_secret();
     incomplete["stringData"].as_object_mut().unwrap().remove("password");
     soma.apply(&incomplete).await.unwrap();
     soma.eventually(infras.clone(), "shared", "key missing", infra_is("False", "SecretKeyMissing"))
@@ -143,13 +39,13 @@ async fn what_is_missing_is_named_until_it_is_there() {
         .unwrap();
 
     // Complete: everything goes on by itself, without touching the manifests.
-    let revision = world.install().await;
+    let revision = world.install().await.unwrap();
     let conn: Secret = Api::namespaced(soma.client(), "soma").get("postgres-conn").await.unwrap();
     assert_eq!(text(&conn, "host"), "localhost");
     assert_eq!(text(&conn, "mode"), "external");
     let alias = world.services.get("postgres").await.unwrap();
     assert_eq!(alias.spec.unwrap().external_name.as_deref(), Some("localhost"));
-    assert_eq!(world.serving().await, revision);
+    assert_eq!(world.serving().await.unwrap(), revision);
 
     // The Secret goes: what was good stays, the condition says what is missing, and no pod is touched.
     let secrets: Api<Secret> = Api::namespaced(soma.client(), "soma-infra");
@@ -165,8 +61,8 @@ async fn what_is_missing_is_named_until_it_is_there() {
 
 #[tokio::test]
 async fn a_setting_makes_a_revision_that_serves_once_it_is_ready() {
-    let world = World::start().await;
-    let first = world.install().await;
+    let world = World::start(&[]).await.unwrap();
+    let first = world.install().await.unwrap();
     let (soma, stacks) = (&world.soma, &world.stacks);
     let token: Secret = Api::namespaced(soma.client(), "soma").get("soma-api-token").await.unwrap();
     assert_eq!(text(&token, "SOMA_API_TOKEN").len(), 32);
@@ -177,7 +73,7 @@ async fn a_setting_makes_a_revision_that_serves_once_it_is_ready() {
     let status = rolling.unwrap().status.unwrap();
     let next = status.services.as_ref().unwrap().memory.next.clone().unwrap().revision;
     assert_eq!(status.condition("Available").unwrap().status, "True", "the first keeps serving");
-    assert_eq!(world.serving().await, first);
+    assert_eq!(world.serving().await.unwrap(), first);
     assert!(
         next != first
             && world
@@ -193,7 +89,7 @@ async fn a_setting_makes_a_revision_that_serves_once_it_is_ready() {
     // Taking it back cancels at once.
     soma.apply(&stack(&json!({}))).await.unwrap();
     soma.eventually(stacks.clone(), "soma", "Ready again", stack_is("True", "Ready")).await.unwrap();
-    assert_eq!(world.serving().await, first);
+    assert_eq!(world.serving().await.unwrap(), first);
     let scaled = |d: Option<&Deployment>| d.is_some_and(|d| d.spec.as_ref().unwrap().replicas == Some(0));
     soma.eventually(world.deployments.clone(), &next, "scaled to 0", scaled).await.unwrap();
 
@@ -208,7 +104,7 @@ async fn a_setting_makes_a_revision_that_serves_once_it_is_ready() {
     assert_eq!((restart.from.as_str(), restart.to.as_str()), (first.as_str(), next.as_str()));
     assert_eq!(restart.changed, ["memory.maxTopK"]);
     assert_eq!(memory.pods.as_deref(), Some("1/1"));
-    assert_eq!(world.serving().await, next);
+    assert_eq!(world.serving().await.unwrap(), next);
     soma.eventually(world.deployments.clone(), &first, "scaled to 0", scaled).await.unwrap();
     let unchanged: Secret = Api::namespaced(soma.client(), "soma").get("soma-api-token").await.unwrap();
     assert_eq!(unchanged.data, token.data, "a token is made once");
@@ -216,8 +112,8 @@ async fn a_setting_makes_a_revision_that_serves_once_it_is_ready() {
 
 #[tokio::test]
 async fn drift_is_repaired_and_nothing_else_is_touched() {
-    let mut world = World::start().await;
-    let revision = world.install().await;
+    let mut world = World::start(&[]).await.unwrap();
+    let revision = world.install().await.unwrap();
     let soma = &world.soma;
     let template = world.deployments.get(&revision).await.unwrap();
     let uid = template.uid();
@@ -266,8 +162,8 @@ async fn drift_is_repaired_and_nothing_else_is_touched() {
 
 #[tokio::test]
 async fn deletion_waits_for_users_and_the_older_of_two_stacks_keeps_the_namespace() {
-    let world = World::start().await;
-    world.install().await;
+    let world = World::start(&[]).await.unwrap();
+    world.install().await.unwrap();
     let soma = &world.soma;
     let mut second = stack(&json!({}));
     second["metadata"]["name"] = "later".into();
