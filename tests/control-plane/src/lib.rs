@@ -251,6 +251,7 @@ pub fn program(package: &str, variable: &str) -> anyhow::Result<PathBuf> {
     static BUILDING: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _one = BUILDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let mut cargo = Command::new(env!("CARGO"));
-    run(cargo.args(["build", "-q", "-p", package]).current_dir(soma_testenv::checkout()))?;
+    // All of them: choosing one would choose other features of its dependencies and compile those again.
+    run(cargo.args(["build", "-q", "--workspace", "--bins"]).current_dir(soma_testenv::checkout()))?;
     Ok(target.join(package))
 }

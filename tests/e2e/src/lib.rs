@@ -1,1 +1,107 @@
-//! To be filled.
+//! What the end-to-end tests share: a cluster with Soma on it, and a client of its memory service.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use soma_testenv::cache::Cache;
+use soma_testenv::cluster::{Installed, TestCluster, install};
+use soma_testenv::exec::run;
+use soma_testenv::images;
+use soma_testenv::progress::Progress;
+
+/// How often a condition that has to come is looked at, and how many times.
+const LOOK: (Duration, u32) = (Duration::from_millis(500), 360);
+
+/// A cluster of one node with the operator and `examples/quickstart` on it; gone when dropped.
+pub struct Soma {
+    cluster: TestCluster,
+    installed: Installed,
+    http: reqwest::Client,
+}
+
+impl Soma {
+    /// Builds the images, starts the cluster, installs and waits until every object is ready.
+    pub fn start() -> Result<Self> {
+        let cache = Cache::open()?;
+        let mut all = images::system(&cache)?;
+        all.extend(images::services(&cache, &images::build_binaries()?)?);
+        let cluster = TestCluster::start(1, &all)?;
+        let installed = install(cluster.place(), &mut Progress::default())?;
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(30)).build()?;
+        Ok(Self { cluster, installed, http })
+    }
+
+    /// Runs `kubectl` and returns what it prints.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        Ok(run(self.cluster.place().kubectl().args(arguments))?)
+    }
+
+    /// Names and uids of the pods of a namespace that are not on their way out.
+    pub fn pods(&self, namespace: &str) -> Result<BTreeMap<String, String>> {
+        let list: Value = serde_json::from_str(&self.kubectl(&["-n", namespace, "get", "pods", "-o", "json"])?)?;
+        let pods = list["items"].as_array().cloned().unwrap_or_default();
+        Ok(pods
+            .iter()
+            .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
+            .map(|pod| (text(&pod["metadata"]["name"]), text(&pod["metadata"]["uid"])))
+            .collect())
+    }
+
+    /// Sends a request to the memory service through its Service; the status and the JSON of the answer.
+    pub async fn ask(&self, path: &str, body: &Value) -> Result<(u16, Value)> {
+        let url = format!("http://{}:9595{path}", self.installed.address);
+        let request = self.http.post(url).bearer_auth(&self.installed.token).json(body);
+        let response = request.send().await?;
+        let status = response.status().as_u16();
+        Ok((status, serde_json::from_str(&response.text().await?).unwrap_or_default()))
+    }
+
+    /// Stores one memory; it can be recalled when this returns.
+    pub async fn store(&self, text: &str) -> Result<()> {
+        let (status, answer) = self.ask("/memories?wait=indexed", &json!({"payload": {"content": text}})).await?;
+        anyhow::ensure!(status < 300, "{status}: {answer}");
+        Ok(())
+    }
+
+    /// The text of the memory nearest to a question.
+    pub async fn recall(&self, question: &str) -> Result<String> {
+        let (status, answer) = self.ask("/recall", &json!({"query": question, "top_k": 1})).await?;
+        anyhow::ensure!(status < 300, "{status}: {answer}");
+        Ok(text(&answer["matches"][0]["content"]))
+    }
+
+    /// Recalls until the service answers again, as a client with retries does.
+    pub async fn recall_with_retries(&self, question: &str) -> Result<String> {
+        let mut last = None;
+        for _ in 0..LOOK.1 {
+            match self.recall(question).await {
+                Ok(found) => return Ok(found),
+                Err(error) => last = Some(error),
+            }
+            tokio::time::sleep(LOOK.0).await;
+        }
+        Err(last.context("never asked")?)
+    }
+
+    /// Looks until `there` is true.
+    pub async fn until(&self, what: &str, there: impl Fn(&Self) -> Result<bool>) -> Result<()> {
+        for _ in 0..LOOK.1 {
+            if there(self)? {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK.0).await;
+        }
+        bail!("never came: {what}\n{}", self.kubectl(&["get", "soma,pods", "-A"])?)
+    }
+
+    /// One field of the SomaStack, by JSON path.
+    pub fn stack(&self, path: &str) -> Result<String> {
+        self.kubectl(&["-n", "soma", "get", "somastack", "soma", "-o", &format!("jsonpath={{{path}}}")])
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,54 @@
+//! From `kubectl apply` to a recalled memory on a real node, and what a user does next.
+
+use anyhow::Result;
+use soma_e2e_tests::Soma;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_quickstart_remembers_through_changes_and_losses() -> Result<()> {
+    let soma = tokio::task::spawn_blocking(Soma::start).await??;
+
+    // Stored and recalled by meaning, through the Service.
+    soma.store("The spare key hangs behind the blue door.").await?;
+    soma.store("Lunch is at half past twelve.").await?;
+    let question = "where can I find another key?";
+    let answer = "The spare key hangs behind the blue door.";
+    assert_eq!(soma.recall(question).await?, answer);
+    soma.until("usage in the status", |soma| {
+        let usage = ["-n", "soma", "get", "memns", "default", "-o", "jsonpath={.status.usage.memories}"];
+        Ok(soma.kubectl(&usage)? == "2")
+    })
+    .await?;
+
+    // A label restarts nothing.
+    let (infra, stack) = (soma.pods("soma-infra")?, soma.pods("soma")?);
+    soma.kubectl(&["-n", "soma", "label", "somastack", "soma", "team=blue"])?;
+
+    // A setting replaces the memory pods, and only those; the Service follows, and the memories are there.
+    let first = soma.stack(".status.services.memory.stable.revision")?;
+    let patch = r#"{"spec":{"services":{"memory":{"settings":{"maxTopK":60}}}}}"#;
+    assert_eq!(soma.pods("soma")?, stack, "the label restarted a pod");
+    soma.kubectl(&["-n", "soma", "patch", "somastack", "soma", "--type=merge", "-p", patch])?;
+    soma.until("the new revision", |soma| {
+        let stable = soma.stack(".status.services.memory.stable.revision")?;
+        Ok(stable != first && soma.pods("soma")?.len() == stack.len())
+    })
+    .await?;
+    assert_eq!(soma.stack(".status.services.memory.lastRestart.changed[*]")?, "memory.maxTopK");
+    assert_eq!(soma.pods("soma-infra")?, infra, "a setting of memory restarted Postgres");
+    assert_eq!(soma.recall_with_retries(question).await?, answer);
+
+    // Any pod can be lost.
+    for (namespace, pods) in [("soma", soma.pods("soma")?), ("soma-infra", infra)] {
+        for (pod, uid) in &pods {
+            soma.kubectl(&["-n", namespace, "delete", "pod", pod])?;
+            soma.until("another pod", |soma| {
+                let now = soma.pods(namespace)?;
+                Ok(now.len() == pods.len() && !now.values().any(|other| other == uid))
+            })
+            .await?;
+            assert_eq!(soma.recall_with_retries(question).await?, answer, "after the loss of {pod}");
+        }
+    }
+    soma.kubectl(&["wait", "--for=condition=Ready", "somainfras,somastacks,memorynamespaces", "--all", "-A", "--timeout=180s"])?;
+    Ok(())
+}
