@@ -127,12 +127,17 @@ impl ControlPlane {
         let ports =
             Ports { etcd: free_port()?, etcd_peer: free_port()?, api: free_port()?, manager: free_port()? };
         write_credentials(dir.path(), ports.api)?;
-        let mut servers = Servers {
-            etcd: start_etcd(etcd, dir.path(), &ports)?,
-            apiserver: start_apiserver(kube, dir.path(), &ports)?,
-            controller_manager: start_controller_manager(kube, dir.path(), &ports)?,
-        };
+        let mut etcd = start_etcd(etcd, dir.path(), &ports)?;
+        let mut apiserver = start_apiserver(kube, dir.path(), &ports)?;
         let client = connect(&kubeconfig(dir.path())).await?;
+        while client.apiserver_version().await.is_err() {
+            etcd.check()?;
+            apiserver.check()?;
+            tokio::time::sleep(POLL).await;
+        }
+        // Only now: the controller manager waits ten seconds for the API server and then gives up.
+        let controller_manager = start_controller_manager(kube, dir.path(), &ports)?;
+        let mut servers = Servers { controller_manager, apiserver, etcd };
         wait_ready(&client, &mut servers).await?;
         let audit = AuditLog::new(dir.path().join("audit.log"));
         Ok(Self { client, kube: kube.to_path_buf(), audit, servers, dir })
@@ -237,7 +242,6 @@ async fn wait_ready(client: &Client, servers: &mut Servers) -> Result<(), Contro
         let Servers { controller_manager, apiserver, etcd } = servers;
         etcd.check()?;
         apiserver.check()?;
-        // The controller manager gives up when it is much earlier than the API server; it is checked last.
         controller_manager.check()?;
         tokio::time::sleep(POLL).await;
     }

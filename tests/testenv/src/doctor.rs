@@ -63,7 +63,7 @@ fn has_postgres(item: &Needed) -> bool {
 fn packages(needed: &[Needed]) -> impl Iterator<Item = Finding> {
     let absent: Vec<&str> = missing(needed).iter().map(|item| item.program).collect();
     needed.iter().map(move |item| Finding {
-        subject: format!("{}: {}", item.program, item.purpose),
+        subject: format!("{}: {}", item.name(), item.purpose),
         remedy: absent.contains(&item.program).then(|| install_command(&[item.package])),
     })
 }

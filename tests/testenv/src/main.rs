@@ -148,7 +148,7 @@ fn build_images(bare: bool, progress: &mut Progress) -> anyhow::Result<Vec<image
     soma_testenv::packages::ensure(&soma_testenv::packages::FOR_TESTS)?;
     let mut all = progress.step("images of the cluster", || images::system(&cache))?;
     if !bare {
-        let binaries = progress.step("build the operator and the memory service", images::build_binaries)?;
+        let binaries = progress.step("build the programs", images::build_binaries)?;
         all.extend(progress.step("images of Soma", || images::services(&cache, &binaries))?);
     }
     Ok(all)

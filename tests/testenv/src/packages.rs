@@ -26,7 +26,7 @@ pub const FOR_TESTS: [Needed; 2] = [
 ];
 
 /// What the native cluster needs besides.
-pub const FOR_CLUSTER: [Needed; 9] = [
+pub const FOR_CLUSTER: [Needed; 10] = [
     needed("containerd", "containerd", "running pods"),
     needed("ctr", "containerd", "loading images"),
     needed("runc", "runc", "running pods"),
@@ -34,11 +34,18 @@ pub const FOR_CLUSTER: [Needed; 9] = [
     needed("nft", "nftables", "Services (kube-proxy)"),
     needed("ip", "iproute2", "nodes' links"),
     needed("nsenter", "util-linux", "entering a node"),
-    needed("busybox", "busybox-static", "the shell of images"),
+    // The other package of busybox has the same path but needs libraries.
+    needed("/var/lib/dpkg/info/busybox-static.list", "busybox-static", "the shell of images"),
     needed("strip", "binutils", "small images"),
+    needed("/etc/ssl/certs/ca-certificates.crt", "ca-certificates", "the authorities images trust"),
 ];
 
 impl Needed {
+    /// What to call it: the program's name, or its package where it has none.
+    pub fn name(&self) -> &'static str {
+        if self.program.starts_with('/') { self.package } else { self.program }
+    }
+
     /// Whether it is installed.
     pub fn is_installed(&self) -> bool {
         if self.program.starts_with('/') { Path::new(self.program).exists() } else { on_path(self.program) }
@@ -76,7 +83,7 @@ pub fn ensure(needed: &[Needed]) -> Result<(), PackageError> {
     packages.sort_unstable();
     packages.dedup();
     if !on_path("apt-get") || !nix::unistd::geteuid().is_root() {
-        let missing = absent.iter().map(|item| format!("{} ({})", item.program, item.purpose));
+        let missing = absent.iter().map(|item| format!("{} ({})", item.name(), item.purpose));
         return Err(PackageError::Missing {
             missing: missing.collect::<Vec<_>>().join(", "),
             remedy: install_command(&packages),
@@ -94,7 +101,7 @@ pub fn ensure(needed: &[Needed]) -> Result<(), PackageError> {
     match missing(needed).first() {
         None => Ok(()),
         Some(item) => Err(PackageError::Missing {
-            missing: format!("{} ({})", item.program, item.purpose),
+            missing: format!("{} ({})", item.name(), item.purpose),
             remedy: format!("package {} did not bring it on this system", item.package),
         }),
     }

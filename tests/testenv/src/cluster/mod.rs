@@ -26,6 +26,7 @@ use std::{
 };
 
 use crate::{
+    AuditLog,
     cache::{Cache, CacheError},
     checkout,
     control_plane::AUDIT_POLICY,
@@ -116,6 +117,11 @@ impl Place {
         command
     }
 
+    /// The API server's audit log.
+    pub fn audit(&self) -> AuditLog {
+        AuditLog::new(self.cluster().join("audit.log"))
+    }
+
     fn cluster(&self) -> PathBuf {
         self.root.join("cluster")
     }
@@ -170,7 +176,11 @@ pub fn down(place: &Place) -> Result<(), ClusterError> {
 fn running(place: &Place, nodes: u8) -> Result<Option<Spec>, ClusterError> {
     let dir = absolute(&place.cluster())?;
     let spec = Spec::load(&dir).map_err(io_error("read the cluster's record"))?;
-    let Some(spec) = spec.filter(|spec| spec.nodes == nodes) else { return Ok(None) };
+    let Some(spec) = spec else { return Ok(None) };
+    if spec.nodes != nodes {
+        eprintln!("          the cluster with {} node(s) is replaced by one with {nodes}", spec.nodes);
+        return Ok(None);
+    }
     let alive = cgroup::processes(&spec.cgroup()).map_err(io_error("look for the cluster's processes"))?;
     let has_init = |node| node::init_pid(&spec, node).is_some_and(|pid| alive.contains(&pid.cast_signed()));
     let answers = || run(place.kubectl().args(["get", "--raw", "/readyz"])).is_ok();

@@ -27,6 +27,8 @@ pub const COREDNS: &str = "soma.local/coredns:1";
 /// The user of the project's own images.
 const USER: u64 = 10_001;
 const BUSYBOX: &str = "/bin/busybox";
+/// The certificate authorities programs trust; TLS clients refuse to start without any.
+const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// The project's programs, as cargo built them.
 #[derive(Clone, Debug)]
@@ -50,29 +52,23 @@ pub fn system(cache: &Cache) -> Result<Vec<Image>, ImageError> {
 
 /// Builds the operator and the memory service.
 pub fn build_binaries() -> Result<Binaries, ImageError> {
-    let messages =
-        cargo_build("building the operator and the memory service", &["soma-operator", "soma-memory"])?;
+    let messages = cargo_build()?;
     let find = |name: &'static str| executable(&messages, name).ok_or(ImageError::NoProgram(name));
     Ok(Binaries { operator: find("soma-operator")?, memory: find("soma-memory")? })
 }
 
 /// Builds the `testenv` program, which a cluster's nodes run.
 pub fn build_testenv() -> Result<PathBuf, ImageError> {
-    let messages = cargo_build("building testenv", &["soma-testenv"])?;
-    executable(&messages, "testenv").ok_or(ImageError::NoProgram("testenv"))
+    executable(&cargo_build()?, "testenv").ok_or(ImageError::NoProgram("testenv"))
 }
 
-/// Builds the programs of `packages` and returns cargo's messages, one JSON object per line.
-fn cargo_build(what: &str, packages: &[&str]) -> Result<String, ImageError> {
+/// Builds the workspace's programs and returns cargo's messages, one JSON object per line. All of them, because
+/// choosing some would choose other features of their dependencies and compile those again.
+fn cargo_build() -> Result<String, ImageError> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(checkout()).args([
-        "build",
-        "--quiet",
-        "--bins",
-        "--message-format=json-render-diagnostics",
-    ]);
-    cargo.args(packages.iter().flat_map(|package| ["-p", package]));
-    Ok(run_long(what, &mut cargo)?)
+    cargo.current_dir(checkout()).args(["build", "--quiet", "--workspace", "--bins"]);
+    cargo.arg("--message-format=json-render-diagnostics");
+    Ok(run_long("building the workspace's programs", &mut cargo)?)
 }
 
 /// The images of the project's programs, tagged with the workspace's version.
@@ -108,7 +104,7 @@ pub fn services(cache: &Cache, binaries: &Binaries) -> Result<Vec<Image>, ImageE
     Ok(vec![operator, memory])
 }
 
-/// What every image starts from: users, and a folder for temporary files.
+/// What every image starts from: users, trusted authorities, and a folder for temporary files.
 fn base() -> Layer {
     Layer::default()
         .text(
@@ -117,6 +113,7 @@ fn base() -> Layer {
             0o644,
         )
         .text("/etc/group", &format!("root:x:0:\nsoma:x:{USER}:\n"), 0o644)
+        .file(AUTHORITIES, Path::new(AUTHORITIES), 0o644)
         .folder("/tmp", 0o1777, 0)
 }
 

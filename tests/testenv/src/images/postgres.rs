@@ -40,7 +40,11 @@ pub fn image(cache: &Cache, busybox: &Path) -> Result<Image, ImageError> {
 
 fn system_layer(busybox: &Path) -> Result<Layer, ImageError> {
     // The JIT compiler's libraries are larger than everything else together, and small databases never use it.
-    let keep = |path: &Path| !path.to_string_lossy().contains("llvmjit") && !path.ends_with("bitcode");
+    let keep = |path: &Path| {
+        !path.to_string_lossy().contains("llvmjit") && !path.ends_with("bitcode")
+        // A second name of the server, kept as a link.
+        && !path.ends_with("postmaster")
+    };
     let mut layer = Layer::default()
         .file("/bin/busybox", busybox, 0o755)
         .text(
@@ -52,6 +56,7 @@ fn system_layer(busybox: &Path) -> Result<Layer, ImageError> {
         )
         .text("/etc/group", &format!("root:x:0:\npostgres:x:{USER}:\n"), 0o644)
         .text("/usr/local/bin/docker-entrypoint.sh", ENTRYPOINT, 0o755)
+        .link(&format!("{PROGRAMS}/postmaster"), "postgres")
         .folder("/docker-entrypoint-initdb.d", 0o755, 0)
         .folder("/tmp", 0o1777, 0)
         .folder("/var/lib/postgresql", 0o1777, USER)
