@@ -84,8 +84,8 @@ pub enum Error {
     /// A text could not be embedded.
     #[error("the text cannot be embedded")]
     Embed(#[from] EmbedError),
-    /// Work on another thread ended early: the process is stopping.
-    #[error("the service is stopping")]
+    /// Work on another thread ended early: the process is stopping, or the work panicked.
+    #[error("work ended early")]
     Stopping(#[from] tokio::task::JoinError),
 }
 
@@ -146,7 +146,9 @@ impl From<Error> for Problem {
                 Self::new(Code::Unavailable, format!("{backend} cannot be used: no credentials"))
                     .remedy("mount the Secret postgres-conn where SOMA_POSTGRES_SECRET_DIR points")
             }
-            Error::Stopping(_) => Self::new(Code::Unavailable, text).remedy("try again"),
+            Error::Stopping(ref source) if !source.is_panic() => {
+                Self::new(Code::Unavailable, text).remedy("try again")
+            }
             other => match other.database().map(Failure::of) {
                 Some(Failure::Unavailable) => {
                     tracing::warn!(error = other.chain(), "the database is unavailable");

@@ -4,7 +4,7 @@
 //! indexer, and a slow sweep finds what other replicas left behind.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,8 @@ use crate::store::{PendingText, Store};
 const BATCH: i64 = 16;
 /// How often the memories of other replicas are looked at.
 const SWEEP: Duration = Duration::from_secs(10);
+/// How often a long backlog is counted, for the metric.
+const COUNT_PERIOD: Duration = Duration::from_secs(1);
 /// First and longest pause after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
@@ -87,6 +89,7 @@ impl Indexer {
 
     /// Embeds until nothing is left.
     async fn drain(&self, all: bool) -> Result<(), Error> {
+        let mut counted = Instant::now();
         loop {
             let batch = self.store.pending(all, BATCH).await?;
             if batch.is_empty() {
@@ -96,7 +99,11 @@ impl Indexer {
             let done = tokio::task::spawn_blocking(move || embed(&*embedder, batch)).await?;
             self.store.set_vectors(done).await?;
             self.batches.send_modify(|n| *n += 1);
-            self.metrics.set_backlog(self.store.backlog().await?);
+            // Counting a long backlog after every small batch would cost more than the batch.
+            if counted.elapsed() > COUNT_PERIOD {
+                self.metrics.set_backlog(self.store.backlog().await?);
+                counted = Instant::now();
+            }
         }
         self.metrics.set_backlog(self.store.backlog().await?);
         let trimmed = self.store.trim_outbox().await?;

@@ -81,6 +81,11 @@ impl Server {
             tokio::time::sleep(LEAVE).await;
             stop.cancel();
         };
+        // A call that never ends, such as a health watch, must not hold up the stop.
+        let drained = async {
+            stop.cancelled().await;
+            tokio::time::sleep(http::DRAIN_TIMEOUT).await;
+        };
         let calls = tonic::transport::Server::builder()
             .timeout(CALL_TIMEOUT)
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
@@ -92,7 +97,10 @@ impl Server {
         // If gRPC ends early, say so instead of serving half; otherwise this ends with the shutdown.
         let (served, (), ()) = tokio::join!(
             async {
-                let served = calls.await;
+                let served = tokio::select! {
+                    served = calls => served,
+                    () = drained => Ok(()),
+                };
                 shutdown.cancel();
                 served
             },

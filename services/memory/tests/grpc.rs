@@ -49,12 +49,20 @@ async fn what_is_stored_by_grpc_is_recalled_by_grpc_and_http() {
     let get = pb::GetRequest { coordinate: "2,2".into() };
     let one = client.get(with_token(get)).await.unwrap().into_inner().memory.unwrap();
     assert_eq!(one.payload_json, r#"{"content":"a dog barked"}"#);
-    let list = client.list(with_token(pb::ListRequest { limit: 1, ..Default::default() })).await.unwrap().into_inner();
+    let list = client
+        .list(with_token(pb::ListRequest { limit: 1, ..Default::default() }))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!((list.memories.len(), list.next_cursor.as_str()), (1, "1.0,1.0"));
-    let link = pb::LinkRequest { from_coordinate: "1,1".into(), to_coordinate: "2,2".into(), ..Default::default() };
+    let link =
+        pb::LinkRequest { from_coordinate: "1,1".into(), to_coordinate: "2,2".into(), ..Default::default() };
     assert!(client.link(with_token(link)).await.unwrap().into_inner().ok);
     let near = pb::NeighborsRequest { coordinate: "1,1".into(), ..Default::default() };
-    assert_eq!(client.neighbors(with_token(near)).await.unwrap().into_inner().neighbors[0].link_type, "related");
+    assert_eq!(
+        client.neighbors(with_token(near)).await.unwrap().into_inner().neighbors[0].link_type,
+        "related"
+    );
     let delete = pb::DeleteRequest { coordinate: "2,2".into() };
     assert!(client.delete(with_token(delete.clone())).await.unwrap().into_inner().deleted);
     assert!(!client.delete(with_token(delete)).await.unwrap().into_inner().deleted);
@@ -84,14 +92,18 @@ async fn clients_of_the_original_are_served() {
     let service = Service::sqlite().await;
     let mut client = ClassicClient::new(channel(&service).await);
     let at = |values: &[f64]| Some(classic::Coordinate { values: values.to_vec() });
-    for (values, content) in [(&[1.0, 1.0], "the cat sat"), (&[2.0, 2.0], "the cat ran"), (&[3.0, 3.0], "rain")] {
+    for (values, content) in
+        [(&[1.0, 1.0], "the cat sat"), (&[2.0, 2.0], "the cat ran"), (&[3.0, 3.0], "rain")]
+    {
         let payload_json = serde_json::json!({ "content": content }).to_string();
         let memory = classic::Memory { coord: at(values), payload_json, memory_type: "semantic".into() };
         let stored = client.store(with_token(classic::StoreRequest { memory: Some(memory) })).await.unwrap();
         assert!(stored.into_inner().ok);
     }
     // A store by this contract cannot wait, so another surface does.
-    service.post("/store?wait=indexed", &serde_json::json!({"coord": "4", "payload": {"content": "z"}})).await;
+    service
+        .post("/store?wait=indexed", &serde_json::json!({"coord": "4", "payload": {"content": "z"}}))
+        .await;
     let ask = classic::RetrieveRequest { query: at(&[2.0, 2.0]), top_k: 2, ..Default::default() };
     let found = client.recall(with_token(ask)).await.unwrap().into_inner().memories;
     let places: Vec<_> = found.iter().map(|m| m.coord.as_ref().unwrap().values.clone()).collect();

@@ -10,14 +10,21 @@ async fn the_first_surface_stores_and_recalls() {
     let service = Service::sqlite().await;
     let body = json!({"coord": "1, 2,3", "payload": {"content": "the cat sat on the mat"}});
     let (status, stored) = service.post("/store?wait=indexed", &body).await;
-    assert_eq!((status, &stored), (200, &json!({"ok": true, "coord": "1.0,2.0,3.0", "version": 1, "indexed": true})));
+    assert_eq!(
+        (status, &stored),
+        (200, &json!({"ok": true, "coord": "1.0,2.0,3.0", "version": 1, "indexed": true}))
+    );
     let items = json!({"items": [
         {"key": "k1", "payload": {"content": "a dog barked", "speaker": "Ana"}, "type": "semantic"},
         {"payload": {"content": "rain fell all night", "speaker": "Ben"}},
     ]});
     let (status, bulk) = service.post("/store_bulk?wait=indexed", &items).await;
     assert_eq!((status, bulk["stored"].as_u64()), (200, Some(2)));
-    assert_eq!(service.post("/store_bulk", &items).await.1["results"], bulk["results"], "importing again changes nothing");
+    assert_eq!(
+        service.post("/store_bulk", &items).await.1["results"],
+        bulk["results"],
+        "importing again changes nothing"
+    );
 
     let (_, found) = service.post("/recall", &json!({"query": "the cat", "top_k": 1, "explain": true})).await;
     assert_eq!(found["matches"], json!([{"content": "the cat sat on the mat"}]));
@@ -35,7 +42,10 @@ async fn the_first_surface_stores_and_recalls() {
     assert_eq!(scored["results"].as_array().unwrap().len(), 1);
     assert!(scored["results"][0]["score"].as_f64().unwrap() > 0.0);
     let (_, stats) = service.get("/stats").await;
-    assert_eq!((&stats["total_memories"], &stats["semantic"], &stats["vector_count"]), (&json!(3), &json!(1), &json!(3)));
+    assert_eq!(
+        (&stats["total_memories"], &stats["semantic"], &stats["vector_count"]),
+        (&json!(3), &json!(1), &json!(3))
+    );
 
     let link = json!({"from_coord": "1,2,3", "to_coord": bulk["results"][0]["coord"], "weight": 2.0});
     assert_eq!(service.post("/link", &link).await, (200, json!({"ok": true})));
@@ -50,7 +60,10 @@ async fn the_second_surface_stores_lists_searches_and_forgets() {
         let body = json!({"coord": coord, "payload": {"content": content}, "memory_type": "semantic"});
         let (status, made) = service.post("/memories?wait=indexed", &body).await;
         assert_eq!(status, 200);
-        assert_eq!((&made["coord"], &made["memory_type"], &made["ok"]), (&json!(coord), &json!("semantic"), &json!(true)));
+        assert_eq!(
+            (&made["coord"], &made["memory_type"], &made["ok"]),
+            (&json!(coord), &json!("semantic"), &json!(true))
+        );
     }
     let (_, one) = service.get("/memories/2.0,2").await;
     assert_eq!(one["memory"]["payload"], json!({"content": "green pears"}));
@@ -67,7 +80,8 @@ async fn the_second_surface_stores_lists_searches_and_forgets() {
     assert_eq!(posted["memories"][0]["coord"], "1.0,1.0");
     let (_, second) = service.get("/memories/search?query=apples&top_k=1&offset=1").await;
     assert_eq!(second["memories"][0], posted["memories"][1]);
-    let link = json!({"from_coord": "1,1", "to_coord": "2,2", "link_type": "next", "metadata": {"why": "test"}});
+    let link =
+        json!({"from_coord": "1,1", "to_coord": "2,2", "link_type": "next", "metadata": {"why": "test"}});
     assert_eq!(service.post("/graph/link", &link).await.0, 200);
     let (_, near) = service.get("/graph/neighbors?coord=1,1&link_type=next").await;
     assert_eq!(near["neighbors"][0]["metadata"], json!({"why": "test"}));
@@ -92,7 +106,8 @@ async fn only_the_token_opens_and_health_needs_none() {
         let (status, problem) = answer(service.client.get(url(path)).bearer_auth("wrong")).await;
         assert_eq!((status, problem["detail"].as_str()), (403, Some("Invalid token")), "{path}");
     }
-    let (status, _) = answer(service.client.post(url("/store")).bearer_auth(format!("{TOKEN}x")).body("{")).await;
+    let (status, _) =
+        answer(service.client.post(url("/store")).bearer_auth(format!("{TOKEN}x")).body("{")).await;
     assert_eq!(status, 403, "the body of a stranger is not looked at");
 }
 
@@ -112,7 +127,12 @@ async fn bad_requests_are_refused_by_field_and_never_with_5xx() {
         ("/store", json!({"payload": {"deep": deep}}), 422, "payload"),
         ("/store", json!({"payload": {"importance": "high"}}), 422, "payload.importance"),
         ("/store?wait=forever", json!({"payload": {}}), 422, "wait"),
-        ("/store_bulk", json!({"items": [{"payload": {}}, {"payload": {}, "coord": "x"}]}), 422, "items[1].coord"),
+        (
+            "/store_bulk",
+            json!({"items": [{"payload": {}}, {"payload": {}, "coord": "x"}]}),
+            422,
+            "items[1].coord",
+        ),
         ("/store_bulk", json!({"items": [{"payload": []}]}), 422, "items[0].payload"),
         ("/recall", json!({"query": ""}), 422, "query"),
         ("/recall", json!({"query": "?!"}), 422, "query"),
@@ -137,7 +157,13 @@ async fn bad_requests_are_refused_by_field_and_never_with_5xx() {
         let (got, problem) = service.post(path, &body).await;
         assert_eq!((got, problem["field"].as_str()), (status, Some(field)), "{path}: {problem}");
     }
-    for path in ["/recall?query=x&filters=nope", "/recall?query=x&top_k=many", "/recall", "/memories?limit=0", "/memories?cursor=x"] {
+    for path in [
+        "/recall?query=x&filters=nope",
+        "/recall?query=x&top_k=many",
+        "/recall",
+        "/memories?limit=0",
+        "/memories?cursor=x",
+    ] {
         assert_eq!(service.get(path).await.0, 422, "{path}");
     }
     assert_eq!(service.get("/memories/not-a-number").await.0, 400);
@@ -151,8 +177,15 @@ async fn bad_requests_are_refused_by_field_and_never_with_5xx() {
 async fn bodies_that_cannot_be_read_are_refused() {
     let service = Service::sqlite().await;
     let deeper = format!(r#"{{"payload":{{"a":{}1{}}}}}"#, "[".repeat(10_000), "]".repeat(10_000));
-    let bodies: [&[u8]; 7] =
-        [b"", b"{", b"nonsense", b"\xff\xfe\x00", b"{\"payload\":{\"a\":\"\xff\"}}", b"{\"payload\":{\"a\":NaN}}", deeper.as_bytes()];
+    let bodies: [&[u8]; 7] = [
+        b"",
+        b"{",
+        b"nonsense",
+        b"\xff\xfe\x00",
+        b"{\"payload\":{\"a\":\"\xff\"}}",
+        b"{\"payload\":{\"a\":NaN}}",
+        deeper.as_bytes(),
+    ];
     for body in bodies {
         let (status, problem) = answer(service.request("POST", "/store").body(body.to_vec())).await;
         assert_eq!(status, 400, "{problem}");
@@ -191,7 +224,9 @@ async fn namespaces_are_provisioned_kept_apart_and_limited() {
     let service = Service::sqlite().await;
     let embedding = json!({"provider": "local", "model": "words", "dimension": 64});
     let spec = json!({"tenant": "acme", "quota": {"memories": 1, "bytes": null}, "embedding": embedding});
-    let put = |name: &str, body: &Value| answer(service.request("PUT", &format!("/v1/admin/namespaces/{name}")).json(body));
+    let put = |name: &str, body: &Value| {
+        answer(service.request("PUT", &format!("/v1/admin/namespaces/{name}")).json(body))
+    };
     let (status, made) = put("acme-notes", &spec).await;
     assert_eq!(status, 200);
     assert_eq!(
@@ -206,11 +241,19 @@ async fn namespaces_are_provisioned_kept_apart_and_limited() {
     assert_eq!(put("Upper", &spec).await.0, 422);
     let store = |content: &str| {
         let body = json!({"payload": {"content": content}});
-        answer(service.request("POST", "/store?wait=indexed").header("X-Soma-Namespace", "acme-notes").json(&body))
+        answer(
+            service
+                .request("POST", "/store?wait=indexed")
+                .header("X-Soma-Namespace", "acme-notes")
+                .json(&body),
+        )
     };
     assert_eq!(store("a secret plan").await.0, 200);
     let (status, problem) = store("one too many").await;
-    assert_eq!((status, problem["field"].as_str(), problem["title"].as_str()), (403, Some("quota.memories"), Some("quota exceeded")));
+    assert_eq!(
+        (status, problem["field"].as_str(), problem["title"].as_str()),
+        (403, Some("quota.memories"), Some("quota exceeded"))
+    );
     let (_, elsewhere) = service.post("/recall", &json!({"query": "secret plan"})).await;
     assert_eq!(elsewhere["matches"], json!([]), "another namespace does not see it");
     let recall = |namespace: &str, tenant: &str| {
@@ -253,7 +296,8 @@ async fn metrics_count_routes_by_template() {
     service.get("/recall?query=x").await;
     service.get("/memories/1,2").await;
     service.get("/nowhere/at/all").await;
-    let text = service.client.get(format!("{}/metrics", service.http)).send().await.unwrap().text().await.unwrap();
+    let text =
+        service.client.get(format!("{}/metrics", service.http)).send().await.unwrap().text().await.unwrap();
     for line in [
         r#"soma_memory_store_total{service="memory",instance="one",version="0.1.0",namespace="default"} 1"#,
         r#"soma_memory_recall_total{service="memory",instance="one",version="0.1.0",namespace="default"} 1"#,
@@ -297,4 +341,21 @@ async fn a_stop_is_announced_and_lets_requests_end() {
     assert_eq!((status, problem["detail"].as_str()), (503, Some("the service is stopping")));
     (&mut service.running).await.unwrap();
     assert!(service.client.get(format!("{}/healthz", service.http)).send().await.is_err());
+}
+
+#[tokio::test]
+async fn a_client_that_never_ends_its_header_is_let_go() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let service = Service::sqlite().await;
+    let address = service.http.trim_start_matches("http://");
+    let (mut silent, mut slow) = (
+        tokio::net::TcpStream::connect(address).await.unwrap(),
+        tokio::net::TcpStream::connect(address).await.unwrap(),
+    );
+    slow.write_all(b"POST /store HTTP/1.1\r\nHost: x\r\nX-Slow: ").await.unwrap();
+    let mut rest = Vec::new();
+    silent.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.is_empty(), "a connection that said nothing gets no answer");
+    slow.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(service.get("/stats").await.0, 200);
 }

@@ -151,9 +151,15 @@ async fn namespaces(place: &Place) {
     assert_eq!(engine.find_namespace("a").await.unwrap(), wider, "a refused change changes nothing");
     let mut foreign = spec("acme", None, None);
     foreign.embedding.dimension = 384;
-    assert!(matches!(engine.put_namespace("a", &foreign).await, Err(Error::Bound { field: "embedding", .. })));
+    assert!(matches!(
+        engine.put_namespace("a", &foreign).await,
+        Err(Error::Bound { field: "embedding", .. })
+    ));
     assert!(matches!(engine.put_namespace("b", &foreign).await, Err(Error::Invalid { .. })));
-    assert!(matches!(engine.put_namespace("usage", &spec("t", None, None)).await, Err(Error::Invalid { .. })));
+    assert!(matches!(
+        engine.put_namespace("usage", &spec("t", None, None)).await,
+        Err(Error::Invalid { .. })
+    ));
     let names: Vec<_> = engine.namespaces().await.unwrap().into_iter().map(|n| n.name).collect();
     assert_eq!(names, ["a", "default"]);
     let claim = soma_memory::Scope::new("a", Some("evil")).unwrap();
@@ -215,8 +221,10 @@ async fn replicas_agree(place: &Place) {
     remember(&two, "default", "b", "green apples").await;
     remember(&one, "default", "a", "red pears").await;
     let query = Recall::top(5);
-    let (from_one, from_two) =
-        (recall(&one, "default", "green pears", &query).await, recall(&two, "default", "green pears", &query).await);
+    let (from_one, from_two) = (
+        recall(&one, "default", "green pears", &query).await,
+        recall(&two, "default", "green pears", &query).await,
+    );
     assert_eq!(from_one, from_two);
     assert_eq!(from_one.len(), 2);
     one.delete(&scope("default"), &key("a")).await.unwrap();
@@ -246,7 +254,8 @@ impl Embedder for Broken {
 
 async fn vectors_are_made_up_after_a_restart(place: &Place) {
     let first = place.open_with(Arc::new(Broken), "first").await;
-    let stored = first.store(&scope("default"), vec![memory("k", &json!({"content": "kept"}))]).await.unwrap();
+    let stored =
+        first.store(&scope("default"), vec![memory("k", &json!({"content": "kept"}))]).await.unwrap();
     assert!(!stored[0].indexed);
     first.close().await;
     let second = place.open_with(Arc::new(Words), "second").await;
@@ -273,7 +282,10 @@ async fn every_change_has_one_event(place: &Place) {
     let kinds: Vec<_> = events.iter().map(|e| e["type"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["created", "updated", "deleted"]);
     for event in &events {
-        assert_eq!((event["namespace"].as_str(), event["id"].as_str()), (Some("default"), Some(key("a").as_str())));
+        assert_eq!(
+            (event["namespace"].as_str(), event["id"].as_str()),
+            (Some("default"), Some(key("a").as_str()))
+        );
         assert!(event["timestamp"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok());
     }
     assert_eq!(events[1]["payload"], json!({"content": "two"}));

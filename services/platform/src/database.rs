@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::pool::PoolConnection;
-use sqlx::{Any, AnyPool, Executor as _};
+use sqlx::{Any, AnyConnection, AnyPool, Connection as _, Executor as _};
 
 /// Rows per multi-row statement: 15 columns of them stay under SQLite's 32 766 parameters.
 pub const CHUNK: usize = 500;
@@ -120,6 +120,7 @@ impl Database {
                         Ok(())
                     })
                 })
+                .after_release(|connection, _| Box::pin(ended_cleanly(connection)))
                 .connect_lazy_with(options)
         };
         let (read, write) = match &target {
@@ -170,6 +171,14 @@ impl Database {
         self.read.close().await;
         self.write.close().await;
     }
+}
+
+/// Whether a connection may be used again. SQLite ends a transaction by itself when the disk is full, which the driver
+/// does not notice: it would go on counting one transaction too many, and later "commits" would only release savepoints.
+async fn ended_cleanly(connection: &mut AnyConnection) -> Result<bool, sqlx::Error> {
+    // A rollback may still be queued; the ping comes back after it.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
 }
 
 fn connect_options(target: &Target) -> Result<AnyConnectOptions, Error> {

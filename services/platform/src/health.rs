@@ -18,7 +18,9 @@ pub struct Dependency {
 /// The answer of `/readyz`: 200, or a 503 problem that names every dependency that is down.
 pub fn ready(dependencies: &[Dependency], draining: bool) -> Response {
     if draining {
-        return Problem::new(Code::Unavailable, "the service is stopping").into_response();
+        return Problem::new(Code::Unavailable, "the service is stopping")
+            .remedy("send the request to another replica")
+            .into_response();
     }
     let down: Vec<_> = dependencies
         .iter()

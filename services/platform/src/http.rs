@@ -20,7 +20,7 @@ use crate::problem::{Code, Problem};
 /// How long a client may take to send the head of a request, also of the first one on a connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long requests in flight may take after the stop was asked for.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// Connections held at once; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 1024;
 

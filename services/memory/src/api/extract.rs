@@ -76,10 +76,11 @@ fn wrong_field(path: &str, message: &str) -> Problem {
         message.split_once(start).and_then(|(_, rest)| rest.split('`').next()).map(str::to_owned)
     });
     let inside = path != "." && !path.is_empty();
+    // The path ends with a field that is unknown, and before one that is missing.
     let field = match named {
-        Some(name) if inside && !path.ends_with(&name) => format!("{path}.{name}"),
-        Some(name) => name,
-        None => path.to_owned(),
+        Some(name) if !inside => name,
+        Some(name) if path != name && !path.ends_with(&format!(".{name}")) => format!("{path}.{name}"),
+        _ => path.to_owned(),
     };
     Problem::new(Code::Invalid, message)
         .field(if field == "." { "body".to_owned() } else { field })

@@ -66,7 +66,7 @@ mod tests {
 
     fn scored(scores: &[u8]) -> (Vec<String>, Vec<f64>) {
         (
-            (0..scores.len()).map(|i| format!("{:03}", (i * 7) % scores.len())).collect(),
+            (0..scores.len()).map(|i| format!("{:03}", 999 - i)).collect(),
             scores.iter().map(|s| f64::from(*s)).collect(),
         )
     }

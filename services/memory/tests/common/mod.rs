@@ -7,7 +7,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use soma_memory::embed::{EmbedError, Embedder};
 use soma_memory::{
-    ApiToken, Embedding, Kind, Memory, NamespaceSpec, NewMemory, Options, Quota, Scope, ServeOptions, Server, Target,
+    ApiToken, Embedding, Kind, Memory, NamespaceSpec, NewMemory, Options, Quota, Scope, ServeOptions, Server,
+    Target,
 };
 use soma_settings::{Environment, MemorySettings, SharedSettings};
 use soma_testenv::Postgres;
@@ -43,7 +44,8 @@ impl Embedder for Words {
 }
 
 pub fn settings() -> soma_settings::Memory {
-    soma_settings::Memory::resolve(Environment::Dev, &SharedSettings::default(), &MemorySettings::default()).unwrap()
+    soma_settings::Memory::resolve(Environment::Dev, &SharedSettings::default(), &MemorySettings::default())
+        .unwrap()
 }
 
 /// A database of one test, and what keeps it alive.
@@ -87,8 +89,12 @@ impl Place {
     }
 
     pub async fn open_with(&self, embedder: Arc<dyn Embedder>, instance: &str) -> Memory {
-        let options =
-            Options { settings: settings(), target: self.target.clone(), embedder, instance: instance.into() };
+        let options = Options {
+            settings: settings(),
+            target: self.target.clone(),
+            embedder,
+            instance: instance.into(),
+        };
         Memory::open(options).await.unwrap()
     }
 }
@@ -142,8 +148,17 @@ impl Service {
         let shutdown = CancellationToken::new();
         let stop = shutdown.clone();
         let running = tokio::spawn(async move { server.run(stop).await.unwrap() });
+        // Without a provider the client cannot be made, even for plain HTTP; a second installation is refused.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::new();
-        Self { http: format!("http://{http}"), grpc: format!("http://{grpc}"), client, shutdown, running, _place: place }
+        Self {
+            http: format!("http://{http}"),
+            grpc: format!("http://{grpc}"),
+            client,
+            shutdown,
+            running,
+            _place: place,
+        }
     }
 
     pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
@@ -174,13 +189,17 @@ impl Drop for Service {
 pub async fn answer(request: reqwest::RequestBuilder) -> (u16, Value) {
     let response = request.send().await.unwrap();
     let status = response.status().as_u16();
-    let kind = response.headers().get("content-type").map(|v| v.to_str().unwrap().to_owned()).unwrap_or_default();
+    let kind =
+        response.headers().get("content-type").map(|v| v.to_str().unwrap().to_owned()).unwrap_or_default();
     let text = response.text().await.unwrap();
     let body: Value = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap() };
     if status >= 400 {
         assert_eq!(kind, "application/problem+json", "{status}: {text}");
         assert_eq!(body["status"], status);
-        assert!(body["detail"].is_string() && body["title"].is_string() && body["type"].is_string(), "{text}");
+        assert!(
+            body["detail"].is_string() && body["title"].is_string() && body["type"].is_string(),
+            "{text}"
+        );
         assert!(body["remedy"].is_string(), "an error says what to do: {text}");
     }
     (status, body)
