@@ -64,7 +64,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let ours = MiniLm::load(&directory, 1)?;
     println!("load: {:.0} ms", started.elapsed().as_secs_f64() * 1e3);
     compare(&ours.embed(&texts)?, &reference.vectors)?;
-    println!("resident after one pass: {:.0} MB", resident_megabytes()?);
+    println!("resident after one pass: {:.0} MB", resident_megabytes("self")?);
 
     let (mut our_rounds, mut their_rounds) = (Vec::new(), Vec::new());
     for _ in 0..options.rounds {
@@ -80,9 +80,9 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 fn measure(model: &MiniLm, texts: &[&str]) -> anyhow::Result<Round> {
-    let (cpu, started) = (cpu_seconds()?, Instant::now());
+    let (cpu, started) = (cpu_seconds("self")?, Instant::now());
     model.embed(texts)?;
-    Ok(Round { wall: started.elapsed().as_secs_f64(), cpu: cpu_seconds()? - cpu })
+    Ok(Round { wall: started.elapsed().as_secs_f64(), cpu: cpu_seconds("self")? - cpu })
 }
 
 /// Both sides must do the same work.
@@ -133,11 +133,12 @@ impl Reference {
     fn start(python: &Path, texts: &[&str]) -> anyhow::Result<Self> {
         let mut command = Command::new(python);
         command.args(["-c", REFERENCE]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        for (name, value) in
-            [("OMP_NUM_THREADS", "1"), ("TOKENIZERS_PARALLELISM", "false"), ("HF_HUB_OFFLINE", "1")]
-        {
-            command.env(name, value);
-        }
+        command.envs([
+            ("OMP_NUM_THREADS", "1"),
+            ("TOKENIZERS_PARALLELISM", "false"),
+            ("HF_HUB_OFFLINE", "1"),
+            ("TQDM_DISABLE", "1"),
+        ]);
         let mut child = command.spawn().context("cannot start the Python reference")?;
         let requests = child.stdin.take().context("the reference has no standard input")?;
         let answers = child.stdout.take().context("the reference has no standard output")?;
