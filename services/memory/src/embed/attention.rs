@@ -117,3 +117,39 @@ impl WithSimd for Softmax<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::matmul::tests::{instruction_sets, value};
+    use super::*;
+
+    #[test]
+    fn attention_equals_its_definition_and_stays_within_the_text() {
+        // Another text lies before and after the one that is checked.
+        let text = 5..45;
+        let mut qkv = Panels::zeros(50, 3);
+        for (panel, row) in (0..3).flat_map(|panel| (0..50).map(move |row| (panel, row))) {
+            let first = (panel * 50 + row) * WIDTH;
+            qkv.data_mut(panel, row)[0] = Row(std::array::from_fn(|c| value(first + c)));
+        }
+        let at = |panel: usize, row: usize| qkv.view(panel, row).data[0].0;
+        for arch in instruction_sets() {
+            let mut out = Panels::zeros(50, 1);
+            Attention::default().apply(arch, &qkv, text.clone(), 1, &mut out);
+            for row in text.clone() {
+                let score = |key: usize| at(0, row).iter().zip(at(1, key)).map(|(q, k)| q * k).sum::<f32>();
+                let weights: Vec<f32> = text.clone().map(|key| score(key).exp()).collect();
+                let total: f32 = weights.iter().sum();
+                for column in 0..WIDTH {
+                    let values = text.clone().zip(&weights).map(|(key, w)| w / total * at(2, key)[column]);
+                    let difference = out.view(0, row).data[0].0[column] - values.sum::<f32>();
+                    assert!(difference.abs() < 1e-5, "{arch:?}: {difference} off at {row}, {column}");
+                }
+            }
+            for row in (0..text.start).chain(text.end..50) {
+                let untouched = out.view(0, row).data[0].0.iter().all(|x| x.to_bits() == 0);
+                assert!(untouched, "row {row} outside the text was written");
+            }
+        }
+    }
+}

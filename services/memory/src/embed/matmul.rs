@@ -173,3 +173,51 @@ impl Linear {
         product.run(arch);
     }
 }
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// Every instruction set this machine can run, the portable one included.
+    pub fn instruction_sets() -> Vec<Arch> {
+        let mut sets = vec![Arch::Scalar, Arch::new()];
+        #[cfg(target_arch = "x86_64")]
+        sets.extend(pulp::x86::V3::try_new().map(Arch::V3));
+        sets
+    }
+
+    /// A repeatable value between -1 and 1.
+    pub fn value(index: usize) -> f32 {
+        let scrambled = u32::try_from(index).unwrap().wrapping_mul(2_654_435_761) >> 16;
+        f32::from(u16::try_from(scrambled).unwrap()) / 32_768.0 - 1.0
+    }
+
+    #[test]
+    fn a_layer_equals_the_plain_sum_on_every_instruction_set() {
+        let (inputs, outputs) = (2 * WIDTH, 3 * WIDTH);
+        let weight: Vec<f32> = (0..outputs * inputs).map(value).collect();
+        let bias: Vec<f32> = (0..outputs).map(|o| value(o + 7)).collect();
+        let layer = Linear::new(&weight, &bias);
+        for (arch, rows) in instruction_sets().into_iter().flat_map(|arch| (1..=26).map(move |r| (arch, r))) {
+            let mut x = Panels::zeros(rows, inputs / WIDTH);
+            for (r, i) in (0..rows).flat_map(|r| (0..inputs).map(move |i| (r, i))) {
+                x.data_mut(i / WIDTH, r)[0].0[i % WIDTH] = value(r * inputs + i + 3);
+            }
+            let mut once = Panels::zeros(rows, outputs / WIDTH);
+            layer.apply(arch, &x, &mut once, Finish::Store);
+            let mut twice = Panels::zeros(rows, outputs / WIDTH);
+            layer.apply(arch, &x, &mut twice, Finish::Store);
+            layer.apply(arch, &x, &mut twice, Finish::Add);
+            for (r, o) in (0..rows).flat_map(|r| (0..outputs).map(move |o| (r, o))) {
+                let terms = (0..inputs).map(|i| value(r * inputs + i + 3) * weight[o * inputs + i]);
+                let expected = terms.sum::<f32>() + bias[o];
+                let at = |m: &Panels| m.view(o / WIDTH, r).data[0].0[o % WIDTH];
+                assert!((at(&once) - expected).abs() < 1e-4, "{arch:?}, {rows} rows, at {r}, {o}");
+                assert!((at(&twice) - 2.0 * expected).abs() < 2e-4, "{arch:?}, {rows} rows, at {r}, {o}");
+            }
+            // The spare rows of the output are not written.
+            let mut spare = once.view(0, rows).data[..WIDTH].iter().flat_map(|row| row.0);
+            assert!(spare.all(|x| x.to_bits() == 0));
+        }
+    }
+}

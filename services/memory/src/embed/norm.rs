@@ -72,3 +72,28 @@ impl WithSimd for Normalise<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::matmul::tests::{instruction_sets, value};
+    use super::*;
+
+    #[test]
+    fn a_normalised_row_has_mean_zero_and_variance_one_before_gain_and_shift() {
+        let columns = 2 * WIDTH;
+        for arch in instruction_sets() {
+            let mut x = Panels::zeros(3, 2);
+            for (panel, row) in (0..2).flat_map(|panel| (0..3).map(move |row| (panel, row))) {
+                let first = (panel * 3 + row) * WIDTH;
+                x.data_mut(panel, row)[0] = Row(std::array::from_fn(|c| 5.0 + value(first + c)));
+            }
+            LayerNorm::new(&vec![2.0; columns], &vec![0.5; columns]).apply(arch, &mut x);
+            for row in 0..3 {
+                let values = (0..columns).map(|c| (x.view(c / WIDTH, row).data[0].0[c % WIDTH] - 0.5) / 2.0);
+                let (sum, squares) = values.fold((0.0, 0.0), |(s, q), v| (s + v, q + v * v));
+                assert!(sum.abs() < 1e-4, "{arch:?}: sum {sum}");
+                assert!((squares / 64.0 - 1.0).abs() < 1e-4, "{arch:?}: squares {squares}");
+            }
+        }
+    }
+}
