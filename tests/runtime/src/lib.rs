@@ -139,9 +139,14 @@ impl MemoryService {
         Ok(self.process.as_ref().context("the service is not running")?.pid())
     }
 
+    /// A file in the service's folder.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
     /// Where the process sees `path`, a path below the service's folder.
     pub fn inside(&self, path: &str) -> anyhow::Result<PathBuf> {
-        let outside = self.folder.path().join(path);
+        let outside = self.file(path);
         Ok(Path::new("/proc").join(self.pid()?.to_string()).join("root").join(outside.strip_prefix("/")?))
     }
 

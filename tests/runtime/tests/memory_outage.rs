@@ -58,6 +58,20 @@ async fn the_service_starts_before_its_database() {
 }
 
 #[tokio::test]
+async fn refused_credentials_are_read_again() {
+    let server = Postgres::start().await.unwrap();
+    let mut service = MemoryService::on_postgres(&server).await.unwrap();
+    std::fs::write(service.file("username"), "a_role_that_does_not_exist").unwrap();
+    service.launch().unwrap();
+    service.wait_for("/readyz", 503).await.unwrap();
+    let pid = service.pid().unwrap();
+    std::fs::write(service.file("username"), server.user()).unwrap();
+    service.wait_for("/readyz", 200).await.unwrap();
+    assert_eq!(service.store("k", "hello").await.unwrap().0, 200);
+    assert_eq!(service.pid().unwrap(), pid, "no restart");
+}
+
+#[tokio::test]
 async fn a_full_disk_refuses_writes_and_loses_nothing() {
     let mut service = MemoryService::on_small_disk(24, 12).unwrap();
     service.start().await.unwrap();
