@@ -16,8 +16,8 @@ use crate::namespace::followers::Followers;
 pub struct Addresses {
     /// Base URL of a stack's memory service.
     pub memory: String,
-    /// `host:port` of a managed Postgres.
-    pub postgres: String,
+    /// `host:port` of a managed Postgres; the address of its pod when absent.
+    pub postgres: Option<String>,
 }
 
 impl Addresses {
@@ -25,8 +25,8 @@ impl Addresses {
         self.memory.replace("{namespace}", namespace)
     }
 
-    pub fn postgres_of(&self, namespace: &str) -> String {
-        self.postgres.replace("{namespace}", namespace)
+    pub fn postgres_of(&self, namespace: &str) -> Option<String> {
+        self.postgres.as_ref().map(|address| address.replace("{namespace}", namespace))
     }
 }
 
@@ -58,14 +58,14 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Delay before the next attempt: 1 s doubled per failure up to 64 s, with a jitter of a quarter so that many
+    /// Delay before the next attempt: 250 ms doubled per failure up to 64 s, with a jitter of a quarter so that many
     /// objects that failed together do not come back together.
     pub fn next(&self, key: &str) -> Duration {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let count = failures.entry(key.to_owned()).or_default();
-        let base = 1_u64 << (*count).min(6);
+        let base = 250_u64 << (*count).min(8);
         *count += 1;
-        Duration::from_millis(base * 1000).mul_f64(rand::random_range(0.75..1.25))
+        Duration::from_millis(base).mul_f64(rand::random_range(0.75..1.25))
     }
 
     /// Forgets the failures of an object.
@@ -81,12 +81,12 @@ mod tests {
     #[test]
     fn delays_double_per_object_and_are_bounded() {
         let backoff = Backoff::default();
-        let seconds: Vec<f64> = (0..9).map(|_| backoff.next("a").as_secs_f64()).collect();
-        for (delay, nominal) in seconds.iter().zip([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 64.0, 64.0]) {
+        let seconds: Vec<f64> = (0..10).map(|_| backoff.next("a").as_secs_f64()).collect();
+        for (delay, nominal) in seconds.iter().zip([0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 64.0]) {
             assert!((nominal * 0.75..nominal * 1.25).contains(delay), "{delay} around {nominal}");
         }
-        assert!(backoff.next("b").as_secs_f64() < 1.25, "another object has its own count");
+        assert!(backoff.next("b").as_secs_f64() < 0.4, "another object has its own count");
         backoff.reset("a");
-        assert!(backoff.next("a").as_secs_f64() < 1.25);
+        assert!(backoff.next("a").as_secs_f64() < 0.4);
     }
 }

@@ -64,8 +64,9 @@ struct RunArgs {
     #[arg(long, env = "SOMA_MEMORY_URL", default_value = "http://memory.{namespace}.svc:9595")]
     memory_url: String,
     /// host:port of a managed Postgres, as the operator reaches it; `{namespace}` stands for the SomaInfra's namespace.
-    #[arg(long, env = "SOMA_POSTGRES_ADDRESS", default_value = "postgres.{namespace}.svc:5432")]
-    postgres_address: String,
+    /// By default the address of its pod.
+    #[arg(long, env = "SOMA_POSTGRES_ADDRESS")]
+    postgres_address: Option<String>,
     #[command(flatten)]
     lease: LeaseArgs,
 }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kube::api::Api;
 use kube::core::DeserializeGuard;
@@ -17,17 +17,27 @@ use crate::error::{Error, chain};
 use crate::events::Note;
 use crate::names::FINALIZER;
 
+/// When to look again without a trigger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// A watch tells.
+    Change,
+    /// No watch tells: after this time.
+    After(Duration),
+    /// Something outside the cluster does not answer: soon, then more and more rarely.
+    Again,
+}
+
 /// What a reconcile came to.
 pub struct Outcome {
-    /// When to look again without a trigger.
-    pub action: Action,
+    pub next: Next,
     pub notes: Vec<Note>,
 }
 
 impl Outcome {
     /// Nothing to do until something changes.
     pub fn settled(notes: Vec<Note>) -> Self {
-        Self { action: Action::await_change(), notes }
+        Self { next: Next::Change, notes }
     }
 }
 
@@ -70,8 +80,15 @@ pub async fn reconcile<K: Kind>(
                 tracing::info!(kind = K::KIND, namespace, name, reason = note.reason, "{}", note.message);
                 ctx.events.publish(&about, note).await;
             }
-            ctx.backoff.reset(&key::<K>(&namespace, &name));
-            Ok(outcome.action)
+            let key = key::<K>(&namespace, &name);
+            if outcome.next != Next::Again {
+                ctx.backoff.reset(&key);
+            }
+            Ok(match outcome.next {
+                Next::Change => Action::await_change(),
+                Next::After(time) => Action::requeue(time),
+                Next::Again => Action::requeue(ctx.backoff.next(&key)),
+            })
         }
         Err(error) => {
             ctx.events.publish(&about, &Note::warning(error.reason(), chain(&error))).await;

@@ -13,7 +13,8 @@ use crate::workload::{container_security, pod_security, typed};
 
 /// User and group of the official image.
 const UID: i64 = 999;
-const PORT: u16 = 5432;
+/// Port of a managed Postgres.
+pub const PORT: u16 = 5432;
 
 /// Everything a SomaInfra needs.
 pub struct Objects {

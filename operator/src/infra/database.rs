@@ -7,6 +7,7 @@ use soma_settings::SslMode;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
 
+use super::build::PORT;
 use super::dereference::Observed;
 use super::passwords::Credentials;
 use super::validate::{External, Passwords, Postgres, Wanted};
@@ -41,7 +42,11 @@ pub async fn ensure(
     {
         return waiting;
     }
-    let address = ctx.addresses.postgres_of(&wanted.owner.namespace);
+    let address = ctx
+        .addresses
+        .postgres_of(&wanted.owner.namespace)
+        .or_else(|| pod_address(observed))
+        .unwrap_or_default();
     let attempt = async {
         match credentials {
             Credentials::Managed(passwords) => provision(&address, passwords).await,
@@ -53,6 +58,12 @@ pub async fn ensure(
         Ok(Err(error)) => Database::Unreachable(chain(&error)),
         Err(_) => Database::Unreachable(format!("no answer within {} s", BUDGET.as_secs())),
     }
+}
+
+/// The pod itself rather than its Service: it answers as soon as it is ready, before every proxy has heard of it.
+fn pod_address(observed: &Observed) -> Option<String> {
+    let ip = observed.pod.as_ref()?.status.as_ref()?.pod_ip.as_ref()?;
+    Some(format!("{ip}:{PORT}"))
 }
 
 fn wait_for_pod(observed: &Observed) -> Option<Database> {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use kube::runtime::controller::Action;
 use soma_crds::{Component, Mode, SomaInfra, SomaInfraStatus};
 
 use super::apply::Applied;
@@ -14,13 +13,11 @@ use crate::conditions::{Health, Stage, conditions, transition};
 use crate::error::Error;
 use crate::events::Note;
 use crate::names::{object, reason};
-use crate::reconcile::Outcome;
+use crate::reconcile::{Next, Outcome};
 
 /// Nothing in the cluster tells when a database elsewhere goes away or comes back, so it is asked. The answer is
 /// written only when it differs.
 const EXTERNAL_PROBE: Duration = Duration::from_secs(60);
-/// The same while it does not answer.
-const UNREACHABLE_PROBE: Duration = Duration::from_secs(5);
 
 /// Nothing can be built: the last good state stays.
 pub async fn blocked(
@@ -74,12 +71,12 @@ pub async fn update(
     if let Some(refusal) = refusal {
         return Err(Error::ApplyFailed(refusal));
     }
-    let action = match (&wanted.postgres, database) {
-        (_, Database::Unreachable(_)) => Action::requeue(UNREACHABLE_PROBE),
-        (Postgres::External(_), _) => Action::requeue(EXTERNAL_PROBE),
-        (Postgres::Managed(_), _) => Action::await_change(),
+    let next = match (&wanted.postgres, database) {
+        (_, Database::Unreachable(_)) => Next::Again,
+        (Postgres::External(_), _) => Next::After(EXTERNAL_PROBE),
+        (Postgres::Managed(_), _) => Next::Change,
     };
-    Ok(Outcome { action, notes })
+    Ok(Outcome { next, notes })
 }
 
 fn health(available: bool, database: &Database, waiting: Option<&str>, refusal: Option<&str>) -> Health {

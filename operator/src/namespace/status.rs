@@ -1,8 +1,5 @@
 //! What the owner of a MemoryNamespace gets to know.
 
-use std::time::Duration;
-
-use kube::runtime::controller::Action;
 use soma_crds::{MemoryNamespace, MemoryNamespaceStatus, Usage};
 
 use super::Blocked;
@@ -12,10 +9,7 @@ use crate::conditions::{Health, conditions, transition};
 use crate::error::Error;
 use crate::events::Note;
 use crate::names::reason;
-use crate::reconcile::Outcome;
-
-/// Nothing in the cluster tells when a service that should answer begins to.
-const RETRY: Duration = Duration::from_secs(5);
+use crate::reconcile::{Next, Outcome};
 
 /// The service holds the namespace as the manifest says.
 pub async fn bound(writer: &Writer, memory: &MemoryNamespace, bound: &Bound) -> Result<Outcome, Error> {
@@ -31,7 +25,7 @@ pub async fn blocked(writer: &Writer, memory: &MemoryNamespace, blocked: &Blocke
     };
     let usage = memory.status.as_ref().and_then(|s| s.usage);
     let notes = write(writer, memory, &health, usage).await?;
-    Ok(Outcome { action: next(blocked), notes })
+    Ok(Outcome { next: next(blocked), notes })
 }
 
 /// A deletion that waits for the service, which alone can delete memories.
@@ -41,13 +35,14 @@ pub async fn held(writer: &Writer, memory: &MemoryNamespace, blocked: &Blocked) 
     );
     let health = Health::degraded(false, reason::TERMINATING, message);
     let notes = write(writer, memory, &health, memory.status.as_ref().and_then(|s| s.usage)).await?;
-    Ok(Outcome { action: next(blocked), notes })
+    Ok(Outcome { next: next(blocked), notes })
 }
 
-fn next(blocked: &Blocked) -> Action {
+/// Nothing in the cluster tells when a service that should answer begins to.
+fn next(blocked: &Blocked) -> Next {
     match blocked {
-        Blocked::ServiceUnreachable(_) | Blocked::TokenRefused => Action::requeue(RETRY),
-        _ => Action::await_change(),
+        Blocked::ServiceUnreachable(_) | Blocked::TokenRefused => Next::Again,
+        _ => Next::Change,
     }
 }
 
