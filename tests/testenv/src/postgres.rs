@@ -183,6 +183,18 @@ impl Postgres {
     }
 }
 
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if let Some(server) = &mut self.server {
+            // PostgreSQL's immediate shutdown: it ends its children and frees shared memory, which SIGKILL would leave.
+            if server.signal(Signal::SIGQUIT).is_ok() {
+                // Whatever is left is killed when the process handle is dropped.
+                let _ = server.wait();
+            }
+        }
+    }
+}
+
 fn data(dir: &Path) -> PathBuf {
     dir.join("data")
 }
