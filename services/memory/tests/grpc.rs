@@ -1,5 +1,7 @@
 //! The gRPC surface, against the real server and with the generated clients.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::similar_names, reason = "a test fails by panicking")]
+
 mod common;
 
 use common::{Service, TOKEN};

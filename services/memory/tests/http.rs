@@ -1,9 +1,14 @@
 //! The HTTP surface, against the real server.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::similar_names, reason = "a test fails by panicking")]
+
 mod common;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{Service, TOKEN, answer};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
 async fn the_first_surface_stores_and_recalls() {
@@ -202,7 +207,6 @@ async fn a_body_over_the_limit_is_refused_without_being_read() {
     let (status, problem) = answer(service.request("POST", "/store").body(vec![b' '; 6 << 20])).await;
     assert_eq!((status, problem["detail"].as_str()), (413, Some("the body is larger than 5 MiB")));
     // Without a length: 100 MiB in chunks. The server stops reading and closes; how far the client got shows that.
-    use std::sync::atomic::{AtomicUsize, Ordering};
     let sent = std::sync::Arc::new(AtomicUsize::new(0));
     let counter = sent.clone();
     let chunks = (0..100).map(move |_| {
@@ -345,7 +349,6 @@ async fn a_stop_is_announced_and_lets_requests_end() {
 
 #[tokio::test]
 async fn a_client_that_never_ends_its_header_is_let_go() {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let service = Service::sqlite().await;
     let address = service.http.trim_start_matches("http://");
     let (mut silent, mut slow) = (

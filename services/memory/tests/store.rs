@@ -1,5 +1,7 @@
 //! One contract for both stores: every case runs against an SQLite file and against a real Postgres.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::similar_names, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::sync::Arc;

@@ -111,7 +111,7 @@ impl Database {
             AnyPoolOptions::new()
                 .max_connections(connections)
                 .acquire_timeout(ACQUIRE_TIMEOUT)
-                .idle_timeout(Duration::from_secs(300))
+                .idle_timeout(Duration::from_mins(5))
                 .after_connect(move |connection, _| {
                     Box::pin(async move {
                         if connection.backend_name() == "SQLite" {
@@ -222,7 +222,7 @@ fn encode(text: &str) -> String {
 }
 
 fn code(error: &sqlx::Error) -> Option<String> {
-    error.as_database_error().and_then(|e| e.code()).map(std::borrow::Cow::into_owned)
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).map(std::borrow::Cow::into_owned)
 }
 
 /// Class 28 of SQLSTATE: wrong password or unknown role.

@@ -75,11 +75,13 @@ pub async fn time_limit(State(limit): State<Duration>, request: Request, next: N
 }
 
 /// The answer to a route nobody serves.
+#[expect(clippy::unused_async, reason = "handlers are async")]
 pub async fn not_found() -> Problem {
     Problem::new(Code::NotFound, "Not Found").remedy("GET /openapi.json lists every route")
 }
 
 /// The answer to a method a route does not serve.
+#[expect(clippy::unused_async, reason = "handlers are async")]
 pub async fn method_not_allowed() -> Problem {
     Problem::new(Code::MethodNotAllowed, "Method Not Allowed")
         .remedy("GET /openapi.json lists the methods of every route")

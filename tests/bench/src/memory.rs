@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 use soma_memory::embed::{EmbedError, Embedder, MiniLm};
-use soma_memory::{ApiToken, Kind, Memory, NewMemory, ServeOptions, Scope, Server, Target};
+use soma_memory::{ApiToken, Kind, Memory, NewMemory, Scope, ServeOptions, Server, Target};
 use soma_settings::{Environment, MemorySettings, SharedSettings};
 use soma_testenv::{Postgres, RunDir};
 use tokio_util::sync::CancellationToken;
@@ -80,7 +80,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 
 async fn postgres(server: &Postgres, folder: &RunDir) -> anyhow::Result<Target> {
     let uri = server.create_database().await?;
-    let database = uri.rsplit('/').next().and_then(|end| end.split('?').next()).context("no database name")?;
+    let database =
+        uri.rsplit('/').next().and_then(|end| end.split('?').next()).context("no database name")?;
     std::fs::write(folder.path().join("username"), server.user())?;
     std::fs::write(folder.path().join("password"), "trusted")?;
     Ok(Target::Postgres {
@@ -110,7 +111,8 @@ async fn measure(name: &str, target: Target, memories: usize, requests: usize) -
     let url = format!("http://{}", server.http_address);
     let stop = CancellationToken::new();
     let running = tokio::spawn(server.run(stop.clone()));
-    let store = |n| json!({ "payload": { "content": format!("note {n}: the ferry to the island leaves at nine") } });
+    let store =
+        |n| json!({ "payload": { "content": format!("note {n}: the ferry to the island leaves at nine") } });
     let recall = |n| json!({ "query": format!("when does ferry number {n} leave"), "top_k": 10 });
     // One recall loads the index; a running service has it already.
     time(&format!("{url}/recall"), 1, recall).await?;
@@ -118,7 +120,9 @@ async fn measure(name: &str, target: Target, memories: usize, requests: usize) -
     let stores = time(&format!("{url}/store"), requests, store).await?;
     stop.cancel();
     running.await??;
-    let cell = |times: &[Duration], q: usize| format!("{:.1} ms", times[(times.len() - 1) * q / 100].as_secs_f64() * 1e3);
+    let cell = |times: &[Duration], q: usize| {
+        format!("{:.1} ms", times[(times.len() - 1) * q / 100].as_secs_f64() * 1e3)
+    };
     println!(
         "| {name} | {memories} | {} | {} | {} | {} |",
         cell(&stores, 50),

@@ -13,7 +13,7 @@ use soma_testenv::{Launch, Postgres, RunDir, Supervised, free_port};
 /// The token of every service these tests start.
 pub const TOKEN: &str = "a-token-for-runtime-tests";
 /// Nothing these tests wait for takes this long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A memory service that can be killed and started again on the same store and ports.
 pub struct MemoryService {

@@ -1,5 +1,7 @@
 //! `kill -9` of the memory service, fifty times under load: what was acknowledged is recalled afterwards.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::similar_names, reason = "a test fails by panicking")]
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,5 +1,7 @@
 //! The store goes away, or fills up: clear answers, nothing lost, recovery without a restart.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::similar_names, reason = "a test fails by panicking")]
+
 use serde_json::{Value, json};
 use soma_runtime_tests::{MemoryService, answer};
 use soma_testenv::Postgres;
