@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use soma_testenv::{
     cache::Cache,
     cluster::{self, Place, kind, node, volumes},
-    doctor, gobuild, images, model,
+    doctor, gobuild, images, model, packages,
     progress::Progress,
 };
 
@@ -71,6 +71,8 @@ enum Command {
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum What {
     All,
+    /// Debian packages: PostgreSQL and, where kind does not run, what the native cluster needs.
+    Packages,
     Model,
     Kube,
     Etcd,
@@ -144,8 +146,8 @@ fn down(place: &Place, when_closed: bool) -> anyhow::Result<()> {
 
 fn build_images(bare: bool, progress: &mut Progress) -> anyhow::Result<Vec<images::Image>> {
     let cache = Cache::open()?;
-    soma_testenv::packages::ensure(&soma_testenv::packages::FOR_CLUSTER)?;
-    soma_testenv::packages::ensure(&soma_testenv::packages::FOR_TESTS)?;
+    packages::ensure(&packages::FOR_CLUSTER)?;
+    packages::ensure(&packages::FOR_TESTS)?;
     let mut all = progress.step("images of the cluster", || images::system(&cache))?;
     if !bare {
         let binaries = progress.step("build the programs", images::build_binaries)?;
@@ -168,6 +170,12 @@ fn megabytes(bytes: u64) -> f64 {
 
 fn fetch(what: What) -> anyhow::Result<()> {
     let cache = Cache::open()?;
+    if matches!(what, What::All | What::Packages) {
+        packages::ensure(&packages::FOR_TESTS)?;
+        if !kind::is_usable() {
+            packages::ensure(&packages::FOR_CLUSTER)?;
+        }
+    }
     let programs =
         [(What::Etcd, gobuild::ETCD), (What::Coredns, gobuild::COREDNS), (What::Kube, gobuild::KUBE)];
     for (_, program) in programs.iter().filter(|(name, _)| what == *name || what == What::All) {

@@ -57,9 +57,9 @@ fn base() -> PathBuf {
 fn owner(pid: u32) -> io::Result<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The program's name is in parentheses and may hold spaces; the start time is the 20th field after it.
-    let start =
+    let begun =
         stat.rsplit_once(')').and_then(|(_, fields)| fields.split_whitespace().nth(19)).unwrap_or_default();
-    Ok(format!("{pid}-{start}"))
+    Ok(format!("{pid}-{begun}"))
 }
 
 fn sweep(base: &Path) {

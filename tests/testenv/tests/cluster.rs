@@ -1,5 +1,7 @@
 //! The native cluster comes up, serves pods, and leaves nothing behind. Needs root.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of a test fail it as the test itself would")]
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -99,6 +101,14 @@ fn a_cluster_runs_restricted_pods_and_leaves_nothing_behind() {
     let answer =
         kubectl(&["exec", "probe", "--", "/bin/busybox", "nslookup", "kubernetes.default.svc.cluster.local"]);
     assert!(answer.contains(".1"), "{answer}");
+
+    // From this machine a Service answers too, whichever node its pod is on.
+    let dns =
+        kubectl(&["-n", "kube-system", "get", "service", "kube-dns", "-o", "jsonpath={.spec.clusterIP}"]);
+    let answer =
+        run(Command::new("busybox").args(["nslookup", "kubernetes.default.svc.cluster.local", &dns]))
+            .unwrap();
+    assert!(answer.contains("kubernetes.default"), "{answer}");
 
     // A second `up` keeps what runs.
     let uid = ["get", "pod", "probe", "-o", "jsonpath={.metadata.uid}"];

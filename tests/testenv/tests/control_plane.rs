@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
-use kube::{Api, api::PostParams};
+use kube::{
+    Api,
+    api::{ListParams, PostParams},
+};
 use soma_testenv::ControlPlane;
 
 fn alive(pid: u32) -> bool {
@@ -28,15 +31,15 @@ async fn it_serves_counts_writes_and_is_gone_afterwards() {
 
     // No node, so no pods; and the server answers kubectl.
     let pods: Api<Pod> = Api::all(plane.client());
-    assert!(pods.list(&Default::default()).await.unwrap().items.is_empty());
+    assert!(pods.list(&ListParams::default()).await.unwrap().items.is_empty());
     let said =
         soma_testenv::exec::run(plane.kubectl().args(["get", "configmap", "counted", "-o", "name"])).unwrap();
     assert_eq!(said, "configmap/counted");
 
-    let (pids, kubeconfig) = (plane.pids(), plane.kubeconfig());
-    assert!(pids.iter().all(|pid| alive(*pid)));
+    let (servers, kubeconfig) = (plane.pids(), plane.kubeconfig());
+    assert!(servers.iter().all(|pid| alive(*pid)));
     drop(plane);
-    assert!(pids.iter().all(|pid| !alive(*pid)));
+    assert!(servers.iter().all(|pid| !alive(*pid)));
     assert!(!kubeconfig.exists());
 }
 

@@ -1,5 +1,7 @@
 //! Servers end with the test that started them, even when it is killed.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of a test fail it as the test itself would")]
+
 use std::{
     io::{BufRead, BufReader},
     path::Path,
@@ -17,26 +19,14 @@ fn alive(pid: &str) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
-/// Not a test of its own: the program the next test runs and kills.
-#[test]
-fn hold_a_server() {
-    if std::env::var_os(CHILD).is_none() {
-        return;
-    }
-    let dir = RunDir::new("held").unwrap();
-    let log = dir.path().join("log");
-    // Started by a thread that ends at once: the server must not end with the thread.
-    let server =
-        std::thread::spawn(move || Launch::new("sleep", "sleep", log).args(["600"]).start().unwrap());
-    let server = server.join().unwrap();
-    println!("\nserver {}", server.pid());
-    std::thread::sleep(Duration::from_secs(600));
-}
-
+/// The test runs itself again as the one that is killed.
 #[test]
 fn a_killed_test_leaves_no_server() {
+    if std::env::var_os(CHILD).is_some() {
+        hold_a_server();
+    }
     let mut holder = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "hold_a_server", "--nocapture"])
+        .args(["--exact", "a_killed_test_leaves_no_server", "--nocapture"])
         .env(CHILD, "1")
         .stdout(Stdio::piped())
         .spawn()
@@ -49,5 +39,18 @@ fn a_killed_test_leaves_no_server() {
     holder.wait().unwrap();
     while alive(&server) {
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn hold_a_server() -> ! {
+    let dir = RunDir::new("held").unwrap();
+    let log = dir.path().join("log");
+    // Started by a thread that ends at once: the server must not end with the thread.
+    let server =
+        std::thread::spawn(move || Launch::new("sleep", "sleep", log).args(["600"]).start().unwrap());
+    let server = server.join().unwrap();
+    println!("\nserver {}", server.pid());
+    loop {
+        std::thread::park();
     }
 }

@@ -144,7 +144,7 @@ fn is_v2(path: &Path) -> bool {
 /// Version 2 only: lets the groups below `path` use every controller it has itself.
 fn delegate(path: &Path) -> io::Result<()> {
     let Ok(controllers) = fs::read_to_string(path.join("cgroup.controllers")) else { return Ok(()) };
-    let wanted: String = controllers.split_whitespace().map(|name| format!("+{name} ")).collect();
+    let wanted: String = controllers.split_whitespace().flat_map(|name| ["+", name, " "]).collect();
     if wanted.is_empty() { Ok(()) } else { fs::write(path.join("cgroup.subtree_control"), wanted.trim_end()) }
 }
 

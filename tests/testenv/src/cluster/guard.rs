@@ -52,7 +52,7 @@ impl Drop for TestCluster {
         match self.remover.wait() {
             Ok(status) if status.success() => {}
             other => {
-                eprintln!("the test's cluster was not removed: {other:?}; see {}", self.place.root.display())
+                eprintln!("the test's cluster was not removed: {other:?}; see {}", self.place.root.display());
             }
         }
     }

@@ -18,7 +18,7 @@ use crate::{
 const POLL: Duration = Duration::from_millis(50);
 
 /// Loads `images` into every node that does not have them yet.
-pub fn load(spec: &Spec, images: &[Image]) -> Result<(), ClusterError> {
+pub fn load(spec: &Spec, images: &[&Image]) -> Result<(), ClusterError> {
     thread::scope(|scope| {
         let nodes: Vec<_> =
             (0..spec.nodes).map(|node| scope.spawn(move || load_node(spec, node, images))).collect();
@@ -29,7 +29,7 @@ pub fn load(spec: &Spec, images: &[Image]) -> Result<(), ClusterError> {
     })
 }
 
-fn load_node(spec: &Spec, node: u8, images: &[Image]) -> Result<(), ClusterError> {
+fn load_node(spec: &Spec, node: u8, images: &[&Image]) -> Result<(), ClusterError> {
     let record = spec.node_dir(node).join("images.json");
     let mut loaded = read(&record).map_err(io_error("read which images are loaded"))?;
     let Some(init) = node::init_pid(spec, node) else {

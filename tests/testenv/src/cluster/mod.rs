@@ -32,7 +32,7 @@ use crate::{
     control_plane::AUDIT_POLICY,
     exec::{ExecError, run},
     gobuild::{BuildError, ETCD, KUBE},
-    images::{self, Image, ImageError},
+    images::{self, COREDNS, Image, ImageError, PAUSE},
     packages::{self, FOR_CLUSTER, FOR_TESTS, PackageError},
     pki::PkiError,
     progress::Progress,
@@ -141,8 +141,12 @@ pub fn up(place: &Place, nodes: u8, images: &[Image], progress: &mut Progress) -
         }
         None => create(place, nodes, progress)?,
     };
-    progress.step("load images into the nodes", || load::load(&spec, images))?;
+    // The cluster's own images first: the DNS starts while the others are loaded.
+    let (own, others): (Vec<_>, Vec<_>) =
+        images.iter().partition(|image| [PAUSE, COREDNS].contains(&image.reference.as_str()));
+    progress.step("load the cluster's images", || load::load(&spec, &own))?;
     progress.step("cluster DNS and storage class", || addons::apply(place, &spec))?;
+    progress.step("load the other images", || load::load(&spec, &others))?;
     progress.step("nodes and DNS ready", || addons::wait(place, &spec))
 }
 

@@ -192,9 +192,9 @@ fn mount_all(spec: &Spec, node: u8) -> Result<(), NodeError> {
     let flags = |source: &Path, target: &Path, kind: Option<&str>, flags| {
         mount(Some(source), target, kind, flags, None::<&str>).map_err(system("mount the node's folders"))
     };
-    let none = Path::new("none");
+    let unnamed = Path::new("none");
     let bind = |source: &Path, target: &Path| flags(source, target, None, MsFlags::MS_BIND);
-    flags(none, Path::new("/"), None, MsFlags::MS_REC | MsFlags::MS_PRIVATE)?;
+    flags(unnamed, Path::new("/"), None, MsFlags::MS_REC | MsFlags::MS_PRIVATE)?;
     flags(Path::new("proc"), Path::new("/proc"), Some("proc"), MsFlags::empty())?;
 
     // The new /run is put together under the node's folder, which may itself lie under the old one.
@@ -218,7 +218,7 @@ fn mount_all(spec: &Spec, node: u8) -> Result<(), NodeError> {
     for (source, target) in [("var-lib", "/var/lib"), ("var-log", "/var/log")] {
         bind(&Path::new(NODE_DIR).join(source), Path::new(target))?;
     }
-    flags(none, Path::new("/"), None, MsFlags::MS_REC | MsFlags::MS_SHARED)
+    flags(unnamed, Path::new("/"), None, MsFlags::MS_REC | MsFlags::MS_SHARED)
 }
 
 fn load(dir: &Path) -> Result<Spec, NodeError> {
