@@ -135,6 +135,7 @@ impl Memory {
             check_query(query)?;
         }
         let namespace = self.store.namespace(scope).await?;
+        self.store.check_embedder(&namespace)?;
         let vectors = self.embed(queries.to_vec()).await?;
         let index = self.indexes.at(&self.store, &namespace).await?;
         let recall = recall.clone();

@@ -35,6 +35,7 @@ async fn every_case(place: impl AsyncFn() -> Place) {
     links(&place().await).await;
     replicas_agree(&place().await).await;
     vectors_are_made_up_after_a_restart(&place().await).await;
+    vectors_of_two_embedders_never_meet(&place().await).await;
     every_change_has_one_event(&place().await).await;
 }
 
@@ -233,6 +234,40 @@ async fn replicas_agree(place: &Place) {
     assert_eq!(recall(&two, "default", "pears", &query).await.len(), 1);
     one.close().await;
     two.close().await;
+}
+
+/// Another embedder than the one the namespaces are bound to.
+struct Other;
+
+impl Embedder for Other {
+    fn id(&self) -> &'static str {
+        "other"
+    }
+
+    fn dimension(&self) -> usize {
+        64
+    }
+
+    fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
+        Words.embed(texts)
+    }
+}
+
+async fn vectors_of_two_embedders_never_meet(place: &Place) {
+    let before = place.open().await;
+    before.put_namespace("a", &spec("t", None, None)).await.unwrap();
+    remember(&before, "a", "k", "kept").await;
+    before.close().await;
+    let after = place.open_with(Arc::new(Other), "one").await;
+    let stored = after.store(&scope("a"), vec![memory("l", &json!({}))]).await;
+    assert!(matches!(stored, Err(Error::OtherEmbedder { .. })), "{stored:?}");
+    let recalled = after.recall(&scope("a"), &["kept".to_owned()], &Recall::top(1)).await;
+    assert!(matches!(recalled, Err(Error::OtherEmbedder { .. })), "{recalled:?}");
+    let put = after.put_namespace("a", &spec("t", None, None)).await;
+    assert!(matches!(put, Err(Error::OtherEmbedder { .. })), "{put:?}");
+    let kept = after.list(&scope("a"), None, None, 10).await.unwrap().memories;
+    assert_eq!(kept.len(), 1, "what is there can still be read, to be imported elsewhere");
+    after.close().await;
 }
 
 /// An embedder that is down.

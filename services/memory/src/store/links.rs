@@ -3,7 +3,7 @@
 use serde_json::Value;
 use sqlx::{AnyConnection, Connection as _, Row as _};
 
-use super::{Store, now, rows};
+use super::{Store, lock, now, rows};
 use crate::model::{Link, Scope, parse_stored};
 use crate::{Coordinate, Error};
 
@@ -12,7 +12,7 @@ impl Store {
     pub async fn link(&self, scope: &Scope, link: &Link) -> Result<(), Error> {
         let mut connection = self.writer().await?;
         let mut tx = connection.begin().await?;
-        let namespace = self.lock(&mut tx, scope).await?;
+        let namespace = lock(&mut tx, scope).await?;
         for end in [&link.from, &link.to] {
             if !exists(&mut tx, &namespace.name, end).await? {
                 return Err(Error::MemoryNotFound(end.to_string()));

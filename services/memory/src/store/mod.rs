@@ -101,34 +101,40 @@ impl Store {
     /// The namespace a scope names, as it is now.
     pub async fn namespace(&self, scope: &Scope) -> Result<Namespace, Error> {
         let mut connection = self.reader().await?;
-        self.check(scope, namespaces::find(&mut connection, &scope.namespace).await?)
+        check(scope, namespaces::find(&mut connection, &scope.namespace).await?)
     }
 
-    /// Adds one to the clock and locks the namespace's row until the transaction ends.
-    async fn lock(&self, tx: &mut AnyConnection, scope: &Scope) -> Result<Namespace, Error> {
-        let row = sqlx::query(
-            "UPDATE namespaces SET clock = clock + 1 WHERE name = $1 RETURNING name, uid, tenant, provider, \
-             model, dimension, quota_memories, quota_bytes, memories, bytes, clock",
-        )
-        .bind(&scope.namespace)
-        .fetch_optional(tx)
-        .await?;
-        self.check(scope, row.as_ref().map(rows::namespace).transpose()?)
+    /// Refuses a namespace whose vectors another embedder made: two kinds of vectors must never meet.
+    pub fn check_embedder(&self, namespace: &Namespace) -> Result<(), Error> {
+        if namespace.embedding == *self.embedding { Ok(()) } else { Err(self.other_embedder(namespace)) }
     }
 
-    fn check(&self, scope: &Scope, found: Option<Namespace>) -> Result<Namespace, Error> {
-        let namespace = found
-            .filter(|n| scope.tenant.as_ref().is_none_or(|tenant| *tenant == n.tenant))
-            .ok_or_else(|| Error::NamespaceNotFound(scope.namespace.clone()))?;
-        if namespace.embedding != *self.embedding {
-            return Err(Error::OtherEmbedder {
-                namespace: namespace.name,
-                bound: namespace.embedding.to_string(),
-                running: self.embedding.to_string(),
-            });
+    fn other_embedder(&self, namespace: &Namespace) -> Error {
+        Error::OtherEmbedder {
+            namespace: namespace.name.clone(),
+            bound: namespace.embedding.to_string(),
+            running: self.embedding.to_string(),
         }
-        Ok(namespace)
     }
+}
+
+/// Adds one to the clock and locks the namespace's row until the transaction ends.
+async fn lock(tx: &mut AnyConnection, scope: &Scope) -> Result<Namespace, Error> {
+    let row = sqlx::query(
+        "UPDATE namespaces SET clock = clock + 1 WHERE name = $1 RETURNING name, uid, tenant, provider, \
+         model, dimension, quota_memories, quota_bytes, memories, bytes, clock",
+    )
+    .bind(&scope.namespace)
+    .fetch_optional(tx)
+    .await?;
+    check(scope, row.as_ref().map(rows::namespace).transpose()?)
+}
+
+/// The namespace found, unless it belongs to another tenant than the scope claims.
+fn check(scope: &Scope, found: Option<Namespace>) -> Result<Namespace, Error> {
+    found
+        .filter(|n| scope.tenant.as_ref().is_none_or(|tenant| *tenant == n.tenant))
+        .ok_or_else(|| Error::NamespaceNotFound(scope.namespace.clone()))
 }
 
 /// Microseconds since 1970.

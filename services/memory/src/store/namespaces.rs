@@ -18,6 +18,7 @@ impl Store {
         if spec.embedding != *self.embedding {
             let existing = self.find_namespace(name).await?;
             return Err(match existing {
+                Some(found) if found.embedding == spec.embedding => self.other_embedder(&found),
                 Some(found) => bound(name, "embedding", &found.embedding, &spec.embedding),
                 None => Error::invalid(
                     "embedding",

@@ -8,7 +8,7 @@ use soma_platform::outbox;
 use sqlx::{AnyConnection, AssertSqlSafe, Connection as _, Row as _};
 
 use super::plan::{self, Existing, Plan};
-use super::{Store, now};
+use super::{Store, lock, now};
 use crate::model::{Kind, Namespace, NewMemory, Scope, Stored, Usage};
 use crate::{Coordinate, Error};
 
@@ -17,7 +17,8 @@ impl Store {
     pub async fn store(&self, scope: &Scope, items: Vec<NewMemory>) -> Result<Vec<Stored>, Error> {
         let mut connection = self.writer().await?;
         let mut tx = connection.begin().await?;
-        let namespace = self.lock(&mut tx, scope).await?;
+        let namespace = lock(&mut tx, scope).await?;
+        self.check_embedder(&namespace)?;
         let existing = existing(&mut tx, &namespace.name, &items).await?;
         let plan = plan::plan(&namespace, &existing, items, now())?;
         if plan.writes.is_empty() {
@@ -35,7 +36,7 @@ impl Store {
     pub async fn delete(&self, scope: &Scope, coordinate: &Coordinate) -> Result<bool, Error> {
         let mut connection = self.writer().await?;
         let mut tx = connection.begin().await?;
-        let namespace = self.lock(&mut tx, scope).await?;
+        let namespace = lock(&mut tx, scope).await?;
         let row = sqlx::query(
             "SELECT version, payload FROM memories WHERE namespace = $1 AND coordinate = $2 AND deleted = 0",
         )
