@@ -310,8 +310,8 @@ mod tests {
 
     #[test]
     fn a_name_that_appears_twice_is_found() {
-        let mut plan = Plan::default();
-        plan.objects = vec![("same".into(), service("a", "x")), ("same".into(), service("a", "x"))];
+        let objects = vec![("same".into(), service("a", "x")), ("same".into(), service("a", "x"))];
+        let plan = Plan { objects, ..Plan::default() };
         assert_eq!(findings(&plan), ["same: appears twice"]);
     }
 }

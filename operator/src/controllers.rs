@@ -66,10 +66,7 @@ fn drive<K: Kind>(
         })
 }
 
-fn controller_of<K: Kind>(ctx: &Context) -> Controller<Watched<K>>
-where
-    K: Resource<DynamicType = ()>,
-{
+fn controller_of<K: Kind>(ctx: &Context) -> Controller<Watched<K>> {
     Controller::new(Api::all(ctx.client.clone()), watcher::Config::default())
 }
 

@@ -1,7 +1,5 @@
 //! What can fail while an object is reconciled, as opposed to what a user has to put right (conditions).
 
-use kube::core::error_boundary::InvalidObject;
-
 /// A failed attempt. It is tried again with backoff; the status keeps what was last known.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -24,7 +22,7 @@ pub enum Error {
     ApplyFailed(String),
     /// The object does not have the shape of its kind.
     #[error("the object cannot be read; put its fields right: {0}")]
-    InvalidObject(#[from] InvalidObject),
+    InvalidObject(String),
     /// A built object breaks a rule of the checker: a defect of the operator.
     #[error("the plan is not sound: {0}")]
     UnsoundPlan(String),

@@ -119,7 +119,8 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         anyhow::Ok(())
     };
     let mut outcome = Ok(());
-    let ended = leader::lead(election, &metrics, stop.clone(), async { outcome = work.await }).await;
+    let ended =
+        Box::pin(leader::lead(election, &metrics, stop.clone(), async { outcome = work.await })).await;
     outcome?;
     anyhow::ensure!(ended == Ended::Stopped, "the lease is lost; another operator may hold it");
     server.await?.context("cannot serve health and metrics")

@@ -87,10 +87,12 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    #[expect(clippy::needless_pass_by_value, reason = "a literal reads better without a reference")]
     fn pod(status: serde_json::Value) -> Pod {
         serde_json::from_value(json!({"metadata": {"name": "p"}, "status": status})).unwrap()
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "a literal reads better without a reference")]
     fn container(state: serde_json::Value, last: serde_json::Value) -> serde_json::Value {
         json!({"containerStatuses": [{
             "name": "c", "image": "img:1", "imageID": "", "ready": false, "restartCount": 2, "state": state, "lastState": last,

@@ -98,6 +98,7 @@ pub async fn reconcile<K: Kind>(
 }
 
 /// When to try again after a failure.
+#[expect(clippy::needless_pass_by_value, reason = "the controller calls it with owned pointers")]
 pub fn retry<K: Kind>(object: Arc<DeserializeGuard<K>>, _error: &Error, ctx: Arc<Context>) -> Action {
     Action::requeue(ctx.backoff.next(&key::<K>(&object.namespace().unwrap_or_default(), &object.name_any())))
 }
@@ -108,7 +109,7 @@ async fn attempt<K: Kind>(ctx: &Context, namespace: &str, name: &str) -> Result<
     let Some(DeserializeGuard(object)) = api.get_opt(name).await.map_err(Error::read(what))? else {
         return Ok(Outcome::settled(Vec::new()));
     };
-    let object = object?;
+    let object = object.map_err(|invalid| Error::InvalidObject(invalid.error))?;
     let has_finalizer = object.finalizers().iter().any(|f| f == FINALIZER);
     match (object.meta().deletion_timestamp.is_some(), has_finalizer) {
         (true, false) => Ok(Outcome::settled(Vec::new())),

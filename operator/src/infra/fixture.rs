@@ -1,4 +1,5 @@
 //! Manifests and surroundings for tests.
+#![expect(clippy::needless_pass_by_value, reason = "a literal reads better without a reference")]
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;

@@ -29,7 +29,7 @@ impl Kind for SomaInfra {
 
     async fn drive(ctx: &Context, infra: &SomaInfra) -> Result<Outcome, Error> {
         let writer = ctx.writer(Self::MANAGER);
-        let observed = dereference::dereference(ctx, infra).await?;
+        let observed = Box::pin(dereference::dereference(ctx, infra)).await?;
         let wanted = match validate::validate(infra, &observed) {
             Ok(wanted) => wanted,
             Err(blocked) => return status::blocked(&writer, infra, &observed, &blocked).await,
@@ -37,7 +37,7 @@ impl Kind for SomaInfra {
         let credentials = passwords::credentials(&writer, &wanted).await?;
         let objects = build::objects(&wanted)?;
         build::check(&objects)?;
-        let applied = apply::apply(&writer, &wanted, &observed, objects).await;
+        let applied = Box::pin(apply::apply(&writer, &wanted, &observed, objects)).await;
         let database = database::ensure(ctx, &wanted, &observed, &credentials).await;
         let published = apply::publish(&writer, &wanted, &observed, &credentials, &database).await;
         status::update(&writer, infra, &wanted, &observed, applied, &database, published).await

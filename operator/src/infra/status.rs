@@ -17,7 +17,7 @@ use crate::reconcile::{Next, Outcome};
 
 /// Nothing in the cluster tells when a database elsewhere goes away or comes back, so it is asked. The answer is
 /// written only when it differs.
-const EXTERNAL_PROBE: Duration = Duration::from_secs(60);
+const EXTERNAL_PROBE: Duration = Duration::from_mins(1);
 
 /// Nothing can be built: the last good state stays.
 pub async fn blocked(

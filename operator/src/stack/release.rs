@@ -93,7 +93,10 @@ mod tests {
     #[test]
     fn the_service_stays_until_every_new_pod_is_ready() {
         let old = rev("a", 2, 2, 1);
-        assert_eq!(next("b", 2, Some("a"), &[old.clone()]), release("a", Some("b"), false, &[], &[]));
+        assert_eq!(
+            next("b", 2, Some("a"), std::slice::from_ref(&old)),
+            release("a", Some("b"), false, &[], &[])
+        );
         assert_eq!(
             next("b", 2, Some("a"), &[old.clone(), rev("b", 2, 1, 2)]),
             release("a", Some("b"), false, &[], &[])
