@@ -14,10 +14,11 @@ use kube::runtime::wait::{Condition, await_condition};
 use kube::{Client, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use soma_testenv::programs::program;
 use soma_testenv::{ControlPlane, Launch, RunDir, Supervised, Write, free_port};
 
 /// Longest time any single expectation may take before the test fails.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// The user the operator acts as.
 pub const OPERATOR: &str = "system:serviceaccount:soma-system:soma-operator";
 
@@ -50,25 +51,41 @@ impl Soma {
     pub fn start_operator(&mut self) -> anyhow::Result<()> {
         ensure!(self.operator.is_none(), "the operator runs already");
         self.address = format!("127.0.0.1:{}", free_port()?);
-        let started =
-            Launch::new("soma-operator", program("soma-operator", "SOMA_OPERATOR_BIN")?, self.log())
-                .args([
-                    "run",
-                    "--http-addr",
-                    &self.address,
-                    "--lease-seconds",
-                    "3",
-                    "--renew-seconds",
-                    "2",
-                    "--retry-seconds",
-                    "1",
-                ])
-                .args(self.arguments.clone())
-                .env("KUBECONFIG", self.dir.path().join("kubeconfig"))
-                .env("POD_NAME", "operator-under-test")
-                .start()?;
-        self.operator = Some(started);
+        self.operator = Some(self.launch("operator-under-test", &self.address)?);
         Ok(())
+    }
+
+    /// Starts a candidate for the lease beside the operator.
+    pub fn start_candidate(&self, identity: &str) -> anyhow::Result<Supervised> {
+        self.launch(identity, &format!("127.0.0.1:{}", free_port()?))
+    }
+
+    fn launch(&self, identity: &str, address: &str) -> anyhow::Result<Supervised> {
+        let launch = Launch::new(
+            identity,
+            program("soma-operator")?,
+            self.dir.path().join(format!("{identity}.log")),
+        )
+        .args([
+            "run",
+            "--http-addr",
+            address,
+            "--lease-seconds",
+            "3",
+            "--renew-seconds",
+            "2",
+            "--retry-seconds",
+            "1",
+        ])
+        .args(self.arguments.clone())
+        .env("KUBECONFIG", self.dir.path().join("kubeconfig"))
+        .env("POD_NAME", identity);
+        Ok(launch.start()?)
+    }
+
+    /// The operator's process, for signals.
+    pub fn operator(&mut self) -> anyhow::Result<&mut Supervised> {
+        self.operator.as_mut().context("the operator does not run")
     }
 
     /// Waits until this operator process has reconciled each kind at least this often.
@@ -111,7 +128,7 @@ impl Soma {
 
     /// The operator's log file.
     pub fn log(&self) -> PathBuf {
-        self.dir.path().join("operator.log")
+        self.dir.path().join("operator-under-test.log")
     }
 
     /// A client with all rights.
@@ -120,7 +137,7 @@ impl Soma {
     }
 
     /// Creates or changes an object given as JSON, as `kubectl apply` would.
-    pub async fn apply(&self, manifest: &Value) -> anyhow::Result<()> {
+    pub fn apply(&self, manifest: &Value) -> anyhow::Result<()> {
         let path = self.dir.path().join(format!("manifest-{}.json", uuid()));
         std::fs::write(&path, manifest.to_string())?;
         run(self.plane.kubectl().args(["apply", "--server-side", "--force-conflicts", "-f"]).arg(&path))
@@ -143,23 +160,16 @@ impl Soma {
     where
         K: kube::Resource + Clone + std::fmt::Debug + Send + DeserializeOwned + serde::Serialize + 'static,
     {
-        match tokio::time::timeout(PATIENCE, await_condition(api.clone(), name, holds)).await {
-            Ok(found) => Ok(found?),
-            Err(_) => {
-                let last = api
-                    .get_opt(name)
-                    .await?
-                    .map(|object| serde_json::to_string_pretty(&object))
-                    .transpose()?;
-                let log = std::fs::read_to_string(self.log()).unwrap_or_default();
-                let tail: Vec<_> = log.lines().rev().take(15).collect();
-                bail!(
-                    "{name} never became: {what}\n{}\noperator, newest first:\n{}",
-                    last.unwrap_or_else(|| "absent".into()),
-                    tail.join("\n")
-                )
-            }
+        let waiting = Box::pin(await_condition(api.clone(), name, holds));
+        if let Ok(found) = tokio::time::timeout(PATIENCE, waiting).await {
+            return Ok(found?);
         }
+        let last =
+            api.get_opt(name).await?.map(|object| serde_json::to_string_pretty(&object)).transpose()?;
+        let last = last.unwrap_or_else(|| "absent".into());
+        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let tail: Vec<_> = log.lines().rev().take(15).collect();
+        bail!("{name} never became: {what}\n{last}\noperator, newest first:\n{}", tail.join("\n"))
     }
 
     /// Writes of the operator since a mark of the audit log, without those that keep its lease.
@@ -238,20 +248,4 @@ fn write_kubeconfig(admin: &Path, token: &str, path: &Path) -> anyhow::Result<()
     config["users"][0]["user"] = json!({"token": token});
     std::fs::write(path, config.to_string())?;
     Ok(())
-}
-
-/// A program of this checkout, built first where it is out of date; the variable names one that is built already.
-pub fn program(package: &str, variable: &str) -> anyhow::Result<PathBuf> {
-    if let Some(path) = std::env::var_os(variable) {
-        return Ok(path.into());
-    }
-    let tests = std::env::current_exe()?;
-    let target = tests.ancestors().nth(2).context("tests run from a target folder")?.to_path_buf();
-    // Tests of one process ask at once; cargo itself waits for a build of another process.
-    static BUILDING: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _one = BUILDING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let mut cargo = Command::new(env!("CARGO"));
-    // All of them: choosing one would choose other features of its dependencies and compile those again.
-    run(cargo.args(["build", "-q", "--workspace", "--bins"]).current_dir(soma_testenv::checkout()))?;
-    Ok(target.join(package))
 }

@@ -75,7 +75,7 @@ impl World {
         let postgres = Postgres::start().await?;
         let soma = Soma::start(arguments).await?;
         for name in ["soma-infra", "soma"] {
-            soma.apply(&namespace(name)).await?;
+            soma.apply(&namespace(name))?;
         }
         let client = soma.client();
         Ok(Self {
@@ -102,9 +102,9 @@ impl World {
 
     /// Applies a SomaInfra and a SomaStack, pretends that the pods run, waits until both are Ready; the revision.
     pub async fn install(&self) -> anyhow::Result<String> {
-        self.soma.apply(&self.external_secret()).await?;
-        self.soma.apply(&infra()).await?;
-        self.soma.apply(&stack(&json!({}))).await?;
+        self.soma.apply(&self.external_secret())?;
+        self.soma.apply(&infra())?;
+        self.soma.apply(&stack(&json!({})))?;
         self.soma.eventually(self.infras.clone(), "shared", "Ready", infra_is("True", "Ready")).await?;
         let waits = |s: Option<&SomaStack>| s.and_then(|s| s.status.as_ref()?.services.clone()).is_some();
         self.soma.eventually(self.stacks.clone(), "soma", "a revision", waits).await?;

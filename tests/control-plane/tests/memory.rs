@@ -1,12 +1,14 @@
 //! MemoryNamespaces against the real memory service.
+#![expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use soma_control_plane_tests::world::World;
-use soma_control_plane_tests::{program, text};
+use soma_control_plane_tests::text;
 use soma_crds::MemoryNamespace;
+use soma_testenv::programs::program;
 use soma_testenv::{Launch, RunDir, Supervised, free_port};
 
 fn memory(name: &str, spec: &Value) -> Value {
@@ -43,7 +45,7 @@ impl Service {
         let model = soma_testenv::model::ensure(&soma_testenv::cache::Cache::open().unwrap()).unwrap();
         let process = Launch::new(
             "soma-memory",
-            program("soma-memory", "SOMA_MEMORY_BIN").unwrap(),
+            program("soma-memory").unwrap(),
             dir.path().join("memory.log"),
         )
         .args(["--sqlite", &dir.path().join("memory.db").display().to_string()])
@@ -115,10 +117,10 @@ async fn namespaces_are_bound_report_usage_and_are_deleted_by_policy() {
     assert!(status < 300, "{status} {answer}");
 
     // The service already binds `default` to tenant `default`.
-    soma.apply(&memory("default", &json!({}))).await.unwrap();
+    soma.apply(&memory("default", &json!({}))).unwrap();
     soma.eventually(api.clone(), "default", "BindingConflict", is("False", "BindingConflict")).await.unwrap();
 
-    soma.apply(&memory("kept", &json!({}))).await.unwrap();
+    soma.apply(&memory("kept", &json!({}))).unwrap();
     soma.eventually(api.clone(), "kept", "Ready", is("True", "Ready")).await.unwrap();
     for name in ["notes", "kept"] {
         api.delete(name, &DeleteParams::default()).await.unwrap();

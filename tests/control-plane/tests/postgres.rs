@@ -1,4 +1,5 @@
 //! A managed Postgres through its life: rolled once, grown without a restart, never given a second password.
+#![expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
@@ -50,7 +51,7 @@ impl World {
         let soma =
             Soma::start(&["--postgres-address", &format!("127.0.0.1:{}", postgres.port())]).await.unwrap();
         for manifest in manifests() {
-            soma.apply(&manifest).await.unwrap();
+            soma.apply(&manifest).unwrap();
         }
         let client = soma.client();
         let world = Self {
@@ -170,6 +171,6 @@ async fn a_lost_password_is_reported_and_never_made_anew() {
     restored.metadata.name = Some("postgres-superuser".into());
     restored.metadata.namespace = Some("soma-infra".into());
     let manifest = serde_json::to_value(&restored).unwrap();
-    world.soma.apply(&manifest).await.unwrap();
+    world.soma.apply(&manifest).unwrap();
     world.soma.eventually(world.infras.clone(), "shared", "Ready", infra_is("True", "Ready")).await.unwrap();
 }

@@ -13,11 +13,11 @@ use soma_crds::SomaInfra;
 async fn what_is_missing_is_named_until_it_is_there() {
     let world = World::start(&[]).await.unwrap();
     let (soma, infras, stacks) = (&world.soma, &world.infras, &world.stacks);
-    soma.apply(&stack(&json!({}))).await.unwrap();
+    soma.apply(&stack(&json!({}))).unwrap();
     soma.eventually(stacks.clone(), "soma", "InfraNotFound", stack_is("False", "InfraNotFound"))
         .await
         .unwrap();
-    soma.apply(&infra()).await.unwrap();
+    soma.apply(&infra()).unwrap();
     let blocked =
         soma.eventually(infras.clone(), "shared", "SecretMissing", infra_is("False", "SecretMissing")).await;
     let blocked = blocked.unwrap().unwrap();
@@ -33,7 +33,7 @@ async fn what_is_missing_is_named_until_it_is_there() {
 
     let mut incomplete = world.external_secret();
     incomplete["stringData"].as_object_mut().unwrap().remove("password");
-    soma.apply(&incomplete).await.unwrap();
+    soma.apply(&incomplete).unwrap();
     soma.eventually(infras.clone(), "shared", "key missing", infra_is("False", "SecretKeyMissing"))
         .await
         .unwrap();
@@ -67,7 +67,7 @@ async fn a_setting_makes_a_revision_that_serves_once_it_is_ready() {
     let token: Secret = Api::namespaced(soma.client(), "soma").get("soma-api-token").await.unwrap();
     assert_eq!(text(&token, "SOMA_API_TOKEN").len(), 32);
 
-    soma.apply(&stack(&json!({"settings": {"maxTopK": 7}}))).await.unwrap();
+    soma.apply(&stack(&json!({"settings": {"maxTopK": 7}}))).unwrap();
     let rolling =
         soma.eventually(stacks.clone(), "soma", "RollingOut", stack_is("False", "RollingOut")).await.unwrap();
     let status = rolling.unwrap().status.unwrap();
@@ -87,13 +87,13 @@ async fn a_setting_makes_a_revision_that_serves_once_it_is_ready() {
     );
 
     // Taking it back cancels at once.
-    soma.apply(&stack(&json!({}))).await.unwrap();
+    soma.apply(&stack(&json!({}))).unwrap();
     soma.eventually(stacks.clone(), "soma", "Ready again", stack_is("True", "Ready")).await.unwrap();
     assert_eq!(world.serving().await.unwrap(), first);
     let scaled = |d: Option<&Deployment>| d.is_some_and(|d| d.spec.as_ref().unwrap().replicas == Some(0));
     soma.eventually(world.deployments.clone(), &next, "scaled to 0", scaled).await.unwrap();
 
-    soma.apply(&stack(&json!({"settings": {"maxTopK": 7}}))).await.unwrap();
+    soma.apply(&stack(&json!({"settings": {"maxTopK": 7}}))).unwrap();
     let up = |d: Option<&Deployment>| d.is_some_and(|d| d.spec.as_ref().unwrap().replicas == Some(1));
     soma.eventually(world.deployments.clone(), &next, "scaled up", up).await.unwrap();
     soma.pretend_ready("soma", &next).await.unwrap();
@@ -142,7 +142,7 @@ async fn drift_is_repaired_and_nothing_else_is_touched() {
     // A label on the manifest, and another number of pods, change neither revision nor template.
     let label = json!({"metadata": {"labels": {"team": "a"}}});
     world.stacks.patch("soma", &PatchParams::default(), &Patch::Merge(&label)).await.unwrap();
-    soma.apply(&stack(&json!({"replicas": 2}))).await.unwrap();
+    soma.apply(&stack(&json!({"replicas": 2}))).unwrap();
     let two = |d: Option<&Deployment>| d.is_some_and(|d| d.spec.as_ref().unwrap().replicas == Some(2));
     let after =
         soma.eventually(world.deployments.clone(), &revision, "two pods", two).await.unwrap().unwrap();
@@ -167,7 +167,7 @@ async fn deletion_waits_for_users_and_the_older_of_two_stacks_keeps_the_namespac
     let soma = &world.soma;
     let mut second = stack(&json!({}));
     second["metadata"]["name"] = "later".into();
-    soma.apply(&second).await.unwrap();
+    soma.apply(&second).unwrap();
     soma.eventually(world.stacks.clone(), "later", "NamespaceTaken", stack_is("False", "NamespaceTaken"))
         .await
         .unwrap();
