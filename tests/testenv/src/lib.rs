@@ -19,6 +19,7 @@ pub mod packages;
 pub mod pki;
 mod ports;
 mod postgres;
+pub mod programs;
 pub mod progress;
 mod rundir;
 mod supervise;

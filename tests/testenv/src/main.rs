@@ -150,8 +150,7 @@ fn build_images(bare: bool, progress: &mut Progress) -> anyhow::Result<Vec<image
     packages::ensure(&packages::FOR_TESTS)?;
     let mut all = progress.step("images of the cluster", || images::system(&cache))?;
     if !bare {
-        let binaries = progress.step("build the programs", images::build_binaries)?;
-        all.extend(progress.step("images of Soma", || images::services(&cache, &binaries))?);
+        all.extend(progress.step("images of Soma", || images::services(&cache))?);
     }
     Ok(all)
 }

@@ -1,7 +1,7 @@
 //! A cluster that belongs to a test: gone when the test drops it, and also when the test is killed.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
 };
@@ -48,11 +48,11 @@ impl TestCluster {
 impl Drop for TestCluster {
     fn drop(&mut self) {
         drop(self.remover.stdin.take());
-        // A failure is in the log, which stays in the folder only as long as the folder.
         match self.remover.wait() {
             Ok(status) if status.success() => {}
             other => {
-                eprintln!("the test's cluster was not removed: {other:?}; see {}", self.place.root.display());
+                let said = fs::read_to_string(self.place.root.join("down.log")).unwrap_or_default();
+                eprintln!("the test's cluster was not removed: {other:?}: {said}");
             }
         }
     }

@@ -32,9 +32,10 @@ use crate::{
     control_plane::AUDIT_POLICY,
     exec::{ExecError, run},
     gobuild::{BuildError, ETCD, KUBE},
-    images::{self, COREDNS, Image, ImageError, PAUSE},
+    images::{COREDNS, Image, ImageError, PAUSE},
     packages::{self, FOR_CLUSTER, FOR_TESTS, PackageError},
     pki::PkiError,
+    programs::{ProgramError, program},
     progress::Progress,
 };
 
@@ -70,6 +71,9 @@ pub enum ClusterError {
     /// A program failed.
     #[error(transparent)]
     Program(#[from] ExecError),
+    /// A program of the workspace cannot be had.
+    #[error(transparent)]
+    Own(#[from] ProgramError),
     /// kind failed.
     #[error(transparent)]
     Kind(#[from] KindError),
@@ -247,7 +251,7 @@ fn testenv_program() -> Result<PathBuf, ClusterError> {
     if own.file_name().is_some_and(|name| name == "testenv") {
         return Ok(own);
     }
-    Ok(images::build_testenv()?)
+    Ok(program("testenv")?)
 }
 
 fn copy(source: &Path, target: &Path) -> io::Result<()> {

@@ -189,19 +189,19 @@ fn start_program(program: &Program) -> Result<Pid, NodeError> {
 
 /// Gives the node its own `/proc`, `/run`, `/var/lib` and `/var/log`; the rest of the host's files it shares.
 fn mount_all(spec: &Spec, node: u8) -> Result<(), NodeError> {
-    let flags = |source: &Path, target: &Path, kind: Option<&str>, flags| {
+    let attach = |source: &Path, target: &Path, kind: Option<&str>, flags| {
         mount(Some(source), target, kind, flags, None::<&str>).map_err(system("mount the node's folders"))
     };
     let unnamed = Path::new("none");
-    let bind = |source: &Path, target: &Path| flags(source, target, None, MsFlags::MS_BIND);
-    flags(unnamed, Path::new("/"), None, MsFlags::MS_REC | MsFlags::MS_PRIVATE)?;
-    flags(Path::new("proc"), Path::new("/proc"), Some("proc"), MsFlags::empty())?;
+    let bind = |source: &Path, target: &Path| attach(source, target, None, MsFlags::MS_BIND);
+    attach(unnamed, Path::new("/"), None, MsFlags::MS_REC | MsFlags::MS_PRIVATE)?;
+    attach(Path::new("proc"), Path::new("/proc"), Some("proc"), MsFlags::empty())?;
 
     // The new /run is put together under the node's folder, which may itself lie under the old one.
     let run = spec.node_dir(node).join("run");
     let folder = |path: &Path| fs::create_dir_all(path).map_err(io_error("make a folder for a mount"));
     folder(&run)?;
-    flags(Path::new("tmpfs"), &run, Some("tmpfs"), MsFlags::empty())?;
+    attach(Path::new("tmpfs"), &run, Some("tmpfs"), MsFlags::empty())?;
     fs::set_permissions(&run, fs::Permissions::from_mode(0o755)).map_err(io_error("open up a folder"))?;
     let sources = [
         (NODE_DIR, spec.node_dir(node)),
@@ -214,11 +214,11 @@ fn mount_all(spec: &Spec, node: u8) -> Result<(), NodeError> {
         bind(&source, &target)?;
     }
     folder(&run.join("lock"))?;
-    flags(&run, Path::new("/run"), None, MsFlags::MS_MOVE)?;
+    attach(&run, Path::new("/run"), None, MsFlags::MS_MOVE)?;
     for (source, target) in [("var-lib", "/var/lib"), ("var-log", "/var/log")] {
         bind(&Path::new(NODE_DIR).join(source), Path::new(target))?;
     }
-    flags(unnamed, Path::new("/"), None, MsFlags::MS_REC | MsFlags::MS_SHARED)
+    attach(unnamed, Path::new("/"), None, MsFlags::MS_REC | MsFlags::MS_SHARED)
 }
 
 fn load(dir: &Path) -> Result<Spec, NodeError> {

@@ -7,8 +7,7 @@ use std::{
 
 use crate::{
     cache::Cache,
-    checkout,
-    exec::{run, run_long},
+    exec::run,
     gobuild,
     images::{
         ImageError,
@@ -18,6 +17,7 @@ use crate::{
         postgres,
     },
     model::{self, MODEL, MODEL_FILES},
+    programs,
 };
 
 /// The image that holds a pod's namespaces open.
@@ -29,13 +29,6 @@ const USER: u64 = 10_001;
 const BUSYBOX: &str = "/bin/busybox";
 /// The certificate authorities programs trust; TLS clients refuse to start without any.
 const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
-
-/// The project's programs, as cargo built them.
-#[derive(Clone, Debug)]
-pub struct Binaries {
-    operator: PathBuf,
-    memory: PathBuf,
-}
 
 /// The images the cluster itself needs, and PostgreSQL.
 pub fn system(cache: &Cache) -> Result<Vec<Image>, ImageError> {
@@ -50,29 +43,10 @@ pub fn system(cache: &Cache) -> Result<Vec<Image>, ImageError> {
     Ok(vec![pause, dns, postgres::image(cache, busybox)?])
 }
 
-/// Builds the operator and the memory service.
-pub fn build_binaries() -> Result<Binaries, ImageError> {
-    let messages = cargo_build()?;
-    let find = |name: &'static str| executable(&messages, name).ok_or(ImageError::NoProgram(name));
-    Ok(Binaries { operator: find("soma-operator")?, memory: find("soma-memory")? })
-}
-
-/// Builds the `testenv` program, which a cluster's nodes run.
-pub fn build_testenv() -> Result<PathBuf, ImageError> {
-    executable(&cargo_build()?, "testenv").ok_or(ImageError::NoProgram("testenv"))
-}
-
-/// Builds the workspace's programs and returns cargo's messages, one JSON object per line. All of them, because
-/// choosing some would choose other features of their dependencies and compile those again.
-fn cargo_build() -> Result<String, ImageError> {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(checkout()).args(["build", "--quiet", "--workspace", "--bins"]);
-    cargo.arg("--message-format=json-render-diagnostics");
-    Ok(run_long("building the workspace's programs", &mut cargo)?)
-}
-
 /// The images of the project's programs, tagged with the workspace's version.
-pub fn services(cache: &Cache, binaries: &Binaries) -> Result<Vec<Image>, ImageError> {
+pub fn services(cache: &Cache) -> Result<Vec<Image>, ImageError> {
+    let (soma_operator, soma_memory) =
+        (programs::program("soma-operator")?, programs::program("soma-memory")?);
     let model = model::ensure(cache)?;
     let weights = MODEL_FILES
         .iter()
@@ -93,12 +67,12 @@ pub fn services(cache: &Cache, binaries: &Binaries) -> Result<Vec<Image>, ImageE
     let reference = |name: &str| format!("docker.io/somastack/{name}:{}", env!("CARGO_PKG_VERSION"));
     let operator = Image::new(
         &reference("operator"),
-        vec![libraries(&binaries.operator)?, program("soma-operator", &binaries.operator)?],
-        &config("soma-operator", &["8080"]),
+        vec![libraries(&soma_operator)?, program("soma-operator", &soma_operator)?],
+        &config("soma-operator", &["8081"]),
     )?;
     let memory = Image::new(
         &reference("memory"),
-        vec![libraries(&binaries.memory)?, weights, program("soma-memory", &binaries.memory)?],
+        vec![libraries(&soma_memory)?, weights, program("soma-memory", &soma_memory)?],
         &config("soma-memory", &["9595", "50053"]),
     )?;
     Ok(vec![operator, memory])
@@ -138,26 +112,4 @@ fn stripped(cache: &Cache, name: &str, source: &Path) -> Result<PathBuf, ImageEr
         run(Command::new("strip").arg("-o").arg(target).arg(source))?;
         Ok(())
     })
-}
-
-/// The path cargo reports, in its JSON messages, for the program `name`.
-fn executable(messages: &str, name: &str) -> Option<PathBuf> {
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == name)
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_program_is_found_among_cargos_messages() {
-        let messages = r#"{"reason":"compiler-artifact","target":{"name":"soma-memory","kind":["lib"]},"executable":null}
-{"reason":"compiler-artifact","target":{"name":"soma-memory","kind":["bin"]},"executable":"/t/soma-memory"}"#;
-        assert_eq!(executable(messages, "soma-memory"), Some(PathBuf::from("/t/soma-memory")));
-        assert_eq!(executable(messages, "soma-operator"), None);
-    }
 }

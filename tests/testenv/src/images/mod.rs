@@ -10,11 +10,13 @@ mod layer;
 mod postgres;
 
 pub use archive::{Image, ImageConfig};
-pub use catalog::{Binaries, COREDNS, PAUSE, build_binaries, build_testenv, services, system};
+pub use catalog::{COREDNS, PAUSE, services, system};
 
 use std::{io, path::PathBuf};
 
-use crate::{cache::CacheError, exec::ExecError, gobuild::BuildError, model::ModelError};
+use crate::{
+    cache::CacheError, exec::ExecError, gobuild::BuildError, model::ModelError, programs::ProgramError,
+};
 
 /// Why an image could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +47,7 @@ pub enum ImageError {
     /// A configuration cannot be written as JSON.
     #[error("cannot describe an image")]
     Describe(#[from] serde_json::Error),
-    /// Cargo built no such program.
-    #[error("cargo reported no program {0}")]
-    NoProgram(&'static str),
+    /// A program of the workspace cannot be had.
+    #[error(transparent)]
+    Own(#[from] ProgramError),
 }
