@@ -1,9 +1,9 @@
 # Every command a contributor needs; `make help` lists them.
 SOMA_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/soma
 CARGO_TARGET_DIR ?= $(SOMA_CACHE)/target
-export SOMA_CACHE CARGO_TARGET_DIR
 NODES ?= 1
 bin := $(CARGO_TARGET_DIR)/debug
+export SOMA_CACHE CARGO_TARGET_DIR
 
 .DEFAULT_GOAL := help
 .PHONY: help build dev up down test e2e bench lint doctor
@@ -21,7 +21,7 @@ dev: build ## Run Soma in one process, import a conversation, ask three question
 	@$(bin)/soma dev -f examples/quickstart --import examples/data/greenhouse.json --ask
 
 up: build ## Start a local cluster with the operator and examples/quickstart (NODES=3 for three nodes)
-	@$(bin)/testenv up --nodes $(NODES)
+	@SOMA_BIN_DIR=$(bin) $(bin)/testenv up --nodes $(NODES)
 
 down: build ## Stop the local cluster and leave nothing behind
 	@$(bin)/testenv down

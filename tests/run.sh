@@ -6,6 +6,8 @@ cd "$(dirname "$0")/.."
 bash tests/testenv/prepare.sh || exit 1
 
 passed=0 failed=0 broken=() ignored=()
+# What the build step builds is what the tests run.
+export SOMA_BIN_DIR=${CARGO_TARGET_DIR:-$PWD/target}/debug
 work=$(mktemp -d) && trap 'rm -rf "$work"' EXIT
 
 step() { # name, command...: runs it and counts the tests in its output
@@ -57,7 +59,7 @@ summary() {
 
 step build build
 [ "$failed" = 0 ] || { summary; exit 1; }
-step fetch "${CARGO_TARGET_DIR:-target}/debug/testenv" fetch all
+step fetch "$SOMA_BIN_DIR/testenv" fetch all
 if [ "${1:-}" != e2e ]; then
   step "unit and contract" tier 'crds|operator|proto|services/[a-z]+|tests/bench'
   step "test ground" tier tests/testenv

@@ -1,5 +1,6 @@
 //! Benchmarks: each subcommand measures one promise and prints its figures.
 
+mod cluster;
 mod conversations;
 mod embed;
 mod memory;
@@ -20,11 +21,14 @@ enum Bench {
     Embed(embed::Options),
     /// Store and recall over HTTP, embedding included, on SQLite and Postgres.
     Memory(memory::Options),
+    /// An idle operator, what an edit restarts, and where the seconds of an installation go, on a cluster of its own.
+    Cluster(cluster::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().bench {
         Bench::Embed(options) => embed::run(&options),
         Bench::Memory(options) => memory::run(&options),
+        Bench::Cluster(options) => cluster::run(&options),
     }
 }

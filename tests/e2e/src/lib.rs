@@ -26,7 +26,7 @@ impl Soma {
     pub fn start() -> Result<Self> {
         let cache = Cache::open()?;
         let mut all = images::system(&cache)?;
-        all.extend(images::services(&cache, &images::build_binaries()?)?);
+        all.extend(images::services(&cache)?);
         let cluster = TestCluster::start(1, &all)?;
         let installed = install(cluster.place(), &mut Progress::default())?;
         let http = reqwest::Client::builder().timeout(Duration::from_secs(30)).build()?;

@@ -8,6 +8,7 @@ use anyhow::{Context as _, ensure};
 use reqwest::{Client, RequestBuilder};
 use serde_json::{Value, json};
 use soma_settings::{Environment, MemoryConfig, MemorySettings, PostgresEndpoint, SharedSettings, SslMode};
+use soma_testenv::programs::program;
 use soma_testenv::{Launch, Postgres, RunDir, Supervised, free_port};
 
 /// The token of every service these tests start.
@@ -31,7 +32,7 @@ impl MemoryService {
     pub fn on_sqlite() -> anyhow::Result<Self> {
         let folder = RunDir::new("memory")?;
         let file = folder.path().join("memory.db").display().to_string();
-        Self::new(folder, program()?, vec!["--sqlite".into(), file])
+        Self::new(folder, program("soma-memory")?, vec!["--sqlite".into(), file])
     }
 
     /// A service on a fresh database of a Postgres server, not started yet.
@@ -63,7 +64,7 @@ impl MemoryService {
             "--postgres-secret-dir".into(),
             folder.path().display().to_string(),
         ];
-        Self::new(folder, program()?, args)
+        Self::new(folder, program("soma-memory")?, args)
     }
 
     /// A service on an SQLite file in a file system of `megabytes`, of which `filler` are taken by the file `filler`.
@@ -78,7 +79,7 @@ impl MemoryService {
             disk = disk.display()
         );
         let mut args: Vec<String> = ["-rm", "sh", "-ec", &script, "sh"].map(str::to_owned).into();
-        args.push(program()?.display().to_string());
+        args.push(program("soma-memory")?.display().to_string());
         args.extend(["--sqlite".into(), disk.join("memory.db").display().to_string()]);
         Self::new(folder, "unshare".into(), args)
     }
@@ -183,13 +184,4 @@ pub fn client() -> anyhow::Result<Client> {
 pub async fn answer(request: RequestBuilder) -> anyhow::Result<(u16, Value)> {
     let response = request.send().await?;
     Ok((response.status().as_u16(), response.json().await?))
-}
-
-/// The service's binary, which the same build puts beside the tests.
-fn program() -> anyhow::Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    let folder = test.ancestors().nth(2).context("the test is not in a target directory")?;
-    let program = folder.join("soma-memory");
-    ensure!(program.exists(), "{} is missing: run `cargo build --workspace --bins`", program.display());
-    Ok(program)
 }
