@@ -93,22 +93,20 @@ impl Store {
     pub async fn counts(&self, scope: &Scope) -> Result<Counts, Error> {
         self.namespace(scope).await?;
         let mut connection = self.reader().await?;
-        let found = sqlx::query(
-            "SELECT kind, COUNT(*) AS total, COUNT(embedding) AS vectors FROM memories \
-             WHERE namespace = $1 AND deleted = 0 GROUP BY kind",
+        // Without GROUP BY: grouping would sort the rows, vectors and all.
+        let row = sqlx::query(
+            "SELECT COUNT(CASE WHEN kind = 'episodic' THEN 1 END) AS episodic, \
+             COUNT(CASE WHEN kind = 'semantic' THEN 1 END) AS semantic, COUNT(embedding) AS vectors \
+             FROM memories WHERE namespace = $1 AND deleted = 0",
         )
         .bind(&scope.namespace)
-        .fetch_all(&mut *connection)
+        .fetch_one(&mut *connection)
         .await?;
-        let mut counts = Counts::default();
-        for row in &found {
-            match Kind::stored(row.try_get("kind")?) {
-                Kind::Episodic => counts.episodic = row.try_get("total")?,
-                Kind::Semantic => counts.semantic = row.try_get("total")?,
-            }
-            counts.vectors += row.try_get::<i64, _>("vectors")?;
-        }
-        Ok(counts)
+        Ok(Counts {
+            episodic: row.try_get("episodic")?,
+            semantic: row.try_get("semantic")?,
+            vectors: row.try_get("vectors")?,
+        })
     }
 
     /// The rows of a namespace that changed after `position`, oldest change first, at most `limit`.
