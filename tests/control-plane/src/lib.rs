@@ -61,25 +61,22 @@ impl Soma {
     }
 
     fn launch(&self, identity: &str, address: &str) -> anyhow::Result<Supervised> {
-        let launch = Launch::new(
-            identity,
-            program("soma-operator")?,
-            self.dir.path().join(format!("{identity}.log")),
-        )
-        .args([
-            "run",
-            "--http-addr",
-            address,
-            "--lease-seconds",
-            "3",
-            "--renew-seconds",
-            "2",
-            "--retry-seconds",
-            "1",
-        ])
-        .args(self.arguments.clone())
-        .env("KUBECONFIG", self.dir.path().join("kubeconfig"))
-        .env("POD_NAME", identity);
+        let launch =
+            Launch::new(identity, program("soma-operator")?, self.dir.path().join(format!("{identity}.log")))
+                .args([
+                    "run",
+                    "--http-addr",
+                    address,
+                    "--lease-seconds",
+                    "3",
+                    "--renew-seconds",
+                    "2",
+                    "--retry-seconds",
+                    "1",
+                ])
+                .args(self.arguments.clone())
+                .env("KUBECONFIG", self.dir.path().join("kubeconfig"))
+                .env("POD_NAME", identity);
         Ok(launch.start()?)
     }
 

@@ -1,4 +1,10 @@
 //! Every manifest of `manifests.yaml`, tried on a real API server and by the local admission of `soma dev`.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test stops where something is not as it should be"
+)]
+#![expect(clippy::struct_field_names, reason = "the table calls a case a case")]
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};

@@ -5,8 +5,8 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
-use soma_control_plane_tests::world::World;
 use soma_control_plane_tests::text;
+use soma_control_plane_tests::world::World;
 use soma_crds::MemoryNamespace;
 use soma_testenv::programs::program;
 use soma_testenv::{Launch, RunDir, Supervised, free_port};
@@ -43,22 +43,19 @@ impl Service {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = RunDir::new("memory").unwrap();
         let model = soma_testenv::model::ensure(&soma_testenv::cache::Cache::open().unwrap()).unwrap();
-        let process = Launch::new(
-            "soma-memory",
-            program("soma-memory").unwrap(),
-            dir.path().join("memory.log"),
-        )
-        .args(["--sqlite", &dir.path().join("memory.db").display().to_string()])
-        .args([
-            "--http",
-            &format!("127.0.0.1:{http}"),
-            "--grpc",
-            &format!("127.0.0.1:{}", free_port().unwrap()),
-        ])
-        .args(["--model-dir", &model.display().to_string()])
-        .env("SOMA_API_TOKEN", token)
-        .start()
-        .unwrap();
+        let process =
+            Launch::new("soma-memory", program("soma-memory").unwrap(), dir.path().join("memory.log"))
+                .args(["--sqlite", &dir.path().join("memory.db").display().to_string()])
+                .args([
+                    "--http",
+                    &format!("127.0.0.1:{http}"),
+                    "--grpc",
+                    &format!("127.0.0.1:{}", free_port().unwrap()),
+                ])
+                .args(["--model-dir", &model.display().to_string()])
+                .env("SOMA_API_TOKEN", token)
+                .start()
+                .unwrap();
         Self { _process: process, _dir: dir, url: format!("http://127.0.0.1:{http}"), token: token.into() }
     }
 
@@ -83,9 +80,7 @@ async fn namespaces_are_bound_report_usage_and_are_deleted_by_policy() {
     let world = World::start(&["--memory-url", &url]).await.unwrap();
     let soma = &world.soma;
     let api: Api<MemoryNamespace> = Api::namespaced(soma.client(), "soma");
-    soma.apply(&memory("notes", &json!({"quota": {"memories": 1}, "deletionPolicy": "Delete"})))
-        .await
-        .unwrap();
+    soma.apply(&memory("notes", &json!({"quota": {"memories": 1}, "deletionPolicy": "Delete"}))).unwrap();
     soma.eventually(api.clone(), "notes", "StackNotFound", is("False", "StackNotFound")).await.unwrap();
     world.install().await.unwrap();
     soma.eventually(api.clone(), "notes", "ServiceUnreachable", is("False", "ServiceUnreachable"))

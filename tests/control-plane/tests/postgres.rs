@@ -36,7 +36,7 @@ fn manifests() -> [Value; 4] {
 
 struct World {
     soma: Soma,
-    _postgres: Postgres,
+    postgres: Postgres,
     infras: Api<SomaInfra>,
     sets: Api<StatefulSet>,
     pods: Api<Pod>,
@@ -61,7 +61,7 @@ impl World {
             claims: Api::namespaced(client.clone(), "soma-infra"),
             secrets: Api::namespaced(client, "soma-infra"),
             soma,
-            _postgres: postgres,
+            postgres,
         };
         world.pod_gets_ready(None).await;
         world
@@ -103,7 +103,7 @@ async fn a_changed_template_rolls_the_pod_once_and_an_edit_by_hand_does_not() {
     assert_eq!(text(&conn, "username"), "somamemory", "not the superuser");
     assert_eq!(text(&conn, "password"), text(&made, "somamemory"));
     let role = world
-        ._postgres
+        .postgres
         .psql("SELECT rolsuper OR rolcreatedb OR rolcreaterole FROM pg_roles WHERE rolname = 'somamemory'");
     assert_eq!(role.await.unwrap().trim(), "f", "the role may use its database and nothing else");
 
