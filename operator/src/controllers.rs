@@ -90,16 +90,14 @@ fn infra(ctx: &Context) -> Controller<Watched<SomaInfra>> {
     let controller = children::<_, PodDisruptionBudget>(controller, ctx);
     let controller = children::<_, Secret>(controller, ctx);
     controller
-        // Secrets people make for an external Postgres carry no label of ours.
+        // Secrets people make, for an external Postgres or restored from a backup, carry no label of ours.
         .watches(metadata::<Secret>(ctx), watcher::Config::default(), move |secret| {
+            let (namespace, name) = (secret.namespace(), secret.name_any());
             find(&by_secret, |infra: &SomaInfra| {
-                let refers = infra
-                    .spec
-                    .postgres
-                    .external
-                    .as_ref()
-                    .is_some_and(|e| e.secret_ref.name == secret.name_any());
-                refers && infra.namespace() == secret.namespace()
+                let external = infra.spec.postgres.external.as_ref();
+                let refers =
+                    external.is_some_and(|e| e.secret_ref.name == name) || name == object::POSTGRES_SECRET;
+                refers && infra.namespace() == namespace
             })
         })
         // The claim is made by the StatefulSet's controller, without our labels.
