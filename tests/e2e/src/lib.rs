@@ -29,6 +29,8 @@ impl Soma {
         all.extend(images::services(&cache)?);
         let cluster = TestCluster::start(1, &all)?;
         let installed = install(cluster.place(), &mut Progress::default())?;
+        // A second call finds the provider installed, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().timeout(Duration::from_secs(30)).build()?;
         Ok(Self { cluster, installed, http })
     }
