@@ -138,7 +138,7 @@ async fn fill(engine: &Memory, memories: usize) -> anyhow::Result<()> {
     let numbers: Vec<_> = (0..memories).collect();
     for chunk in numbers.chunks(1000) {
         let item = |n: &usize| {
-            let payload = json!({ "content": format!("{FILLER}{n}"), "speaker": "nobody", "turn": n });
+            let payload = json!({ "content": format!("{FILLER}{n}"), "turn": n });
             let Value::Object(payload) = payload else { anyhow::bail!("not an object") };
             Ok(NewMemory::new(None, None, Kind::Episodic, payload)?)
         };
