@@ -137,8 +137,8 @@ impl Installed {
              Memory service: {url}\n\
              Store and recall:\n\n\
              export SOMA_API_TOKEN={token}\n\
-             curl -s {url}/store -H \"Authorization: Bearer $SOMA_API_TOKEN\" -H 'Content-Type: application/json' \\\n  \
-             -d '{{\"coord\":\"1,2\",\"payload\":{{\"text\":\"Ada prefers the greenhouse window open at noon\"}}}}'\n\
+             curl -s '{url}/memories?wait=indexed' -H \"Authorization: Bearer $SOMA_API_TOKEN\" -H 'Content-Type: application/json' \\\n  \
+             -d '{{\"payload\":{{\"content\":\"Ada prefers the greenhouse window open at noon\"}}}}'\n\
              curl -s {url}/recall -H \"Authorization: Bearer $SOMA_API_TOKEN\" -H 'Content-Type: application/json' \\\n  \
              -d '{{\"query\":\"when does Ada like fresh air?\"}}'\n\n\
              export KUBECONFIG={kubeconfig}\n\
