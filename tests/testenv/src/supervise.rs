@@ -1,7 +1,8 @@
 //! Child processes that never outlive this one, even when it is killed.
 //!
 //! `setpriv --pdeathsig` asks the kernel to kill the child when the thread that started it ends. Tests run on threads
-//! that end early, so every child is started by one thread that lives as long as the process.
+//! that end early, so every child is started by one thread that lives as long as the process. A child whose parent was
+//! killed before it could ask finds another parent, and does not start.
 
 use std::{
     ffi::OsString,
@@ -17,6 +18,9 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+
+/// A shell script: `$0` is the parent's id, the rest is what to become.
+const ONLY_IF_PARENT_LIVES: &str = r#"[ "$PPID" = "$0" ] && exec "$@""#;
 
 /// Why a child process could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -122,7 +126,8 @@ impl Launch {
         if let Some(user) = &self.user {
             command.args(["--reuid", user, "--regid", user, "--init-groups"]);
         }
-        command.arg("--").arg(&self.program).args(&self.args).stdin(Stdio::null());
+        command.args(["--", "sh", "-c", ONLY_IF_PARENT_LIVES]).arg(std::process::id().to_string());
+        command.arg(&self.program).args(&self.args).stdin(Stdio::null());
         command.stdout(log.try_clone().map_err(error)?).stderr(log);
         command.envs(self.envs.iter().map(|(name, value)| (name, value)));
         if let Some(folder) = &self.folder {

@@ -123,8 +123,13 @@ mod tests {
         let mut bytes = Vec::new();
         image("x").write(&mut bytes).unwrap();
         let mut archive = tar::Archive::new(bytes.as_slice());
-        let manifest = archive.entries().unwrap().map(Result::unwrap).last().unwrap();
-        let manifest: serde_json::Value = serde_json::from_reader(manifest).unwrap();
+        let mut manifest = serde_json::Value::Null;
+        for entry in archive.entries().unwrap() {
+            let entry = entry.unwrap();
+            if entry.path().unwrap().ends_with("manifest.json") {
+                manifest = serde_json::from_reader(entry).unwrap();
+            }
+        }
         assert_eq!(manifest[0]["RepoTags"][0], "example.test/a:1");
     }
 }
