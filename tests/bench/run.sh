@@ -4,8 +4,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 bash tests/testenv/prepare.sh
-cargo build --release --workspace --bins
-bin=${CARGO_TARGET_DIR:-$PWD/target}/release
+# The build that `make dev` and `make up` run: what computes is fully optimised in it.
+cargo build --workspace --bins
+bin=${CARGO_TARGET_DIR:-$PWD/target}/debug
 export SOMA_BIN_DIR=$bin
 "$bin/testenv" fetch all
 grep -m1 'model name' /proc/cpuinfo | sed 's/.*: /machine: /'
