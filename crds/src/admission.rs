@@ -3,6 +3,7 @@
 //! `soma dev` reads the manifests of a cluster, so they must be refused for the same reasons. A test in
 //! `tests/control-plane` tries one table of manifests on both.
 
+use jsonschema::error::ValidationErrorKind;
 use kube::core::cel::Validator;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -94,7 +95,16 @@ fn structural(manifest: &Value, schema: &Value) -> Result<(), Vec<Refusal>> {
         .map_err(|error| vec![Refusal::new("", error.to_string())])?;
     let refusals: Vec<_> = validator
         .iter_errors(manifest)
-        .map(|error| Refusal::new(error.instance_path().to_string(), error.to_string()))
+        .flat_map(|error| {
+            let place = error.instance_path().to_string();
+            match error.kind() {
+                ValidationErrorKind::AdditionalProperties { unexpected } => unexpected
+                    .iter()
+                    .map(|name| Refusal::new(format!("{place}/{name}"), "unknown field; correct its name or remove it"))
+                    .collect(),
+                _ => vec![Refusal::new(place, error.to_string())],
+            }
+        })
         .collect();
     if refusals.is_empty() { Ok(()) } else { Err(refusals) }
 }
@@ -137,8 +147,8 @@ mod tests {
     #[test]
     fn an_unknown_field_is_refused_where_it_stands() {
         let refusals = admit(&stack(&json!({"infraRef": {"name": "x"}, "settings": {"logLevle": "info"}}))).unwrap_err();
-        assert_eq!(refusals[0].field(), "spec.settings");
-        assert!(refusals[0].message.contains("logLevle"), "{refusals:?}");
+        assert_eq!(refusals[0].field(), "spec.settings.logLevle");
+        assert!(refusals[0].message.contains("unknown field"), "{refusals:?}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub struct Connection {
     /// Address of the memory service.
     #[arg(long, env = "SOMA_URL", default_value = "http://127.0.0.1:9595", global = true)]
     pub url: String,
-    /// Bearer token; by default the one `soma dev` or `make up` keeps in .soma/token.
+    /// Bearer token; by default the one `soma dev` keeps in .soma/token.
     #[arg(long, env = "SOMA_API_TOKEN", hide_env_values = true, global = true)]
     pub token: Option<String>,
     /// Memory namespace.

@@ -8,6 +8,7 @@ mod manifest;
 mod memory;
 mod token;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -54,7 +55,9 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Version => println!("soma {}", env!("CARGO_PKG_VERSION")),
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "soma", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "soma", &mut script);
+            std::io::stdout().write_all(&script)?;
         }
         Command::Dev(dev) => block_on(dev.run())?,
         Command::Memory(memory) => block_on(memory.run())?,

@@ -24,7 +24,7 @@ pub struct Manifests {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or folder cannot be read.
-    #[error("{path}: {source}")]
+    #[error("cannot read {path}")]
     Read {
         /// Which one.
         path: PathBuf,
@@ -32,7 +32,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file is not YAML.
-    #[error("{path}: {source}")]
+    #[error("{path} is not YAML")]
     Syntax {
         /// Which one; the source names line and column.
         path: PathBuf,
@@ -238,9 +238,9 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_field_names_the_nearest_line() {
+    fn an_unknown_field_is_named_where_it_stands() {
         let error = read_text(&format!("{STACK}  setings: {{}}\n")).unwrap_err().to_string();
-        assert!(error.contains("stack.yaml:5:1: spec:") && error.contains("setings"), "{error}");
+        assert!(error.contains("stack.yaml:8:3: spec.setings: unknown field"), "{error}");
     }
 
     #[test]
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn broken_yaml_names_line_and_column() {
-        let error = read_text("kind: [\n").unwrap_err().to_string();
-        assert!(error.contains("line"), "{error}");
+        let error = format!("{:#}", anyhow::Error::from(read_text("kind: [\n").unwrap_err()));
+        assert!(error.contains("stack.yaml is not YAML") && error.contains("line"), "{error}");
     }
 }
