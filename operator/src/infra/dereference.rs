@@ -41,10 +41,11 @@ pub async fn dereference(ctx: &Context, infra: &SomaInfra) -> Result<Observed, E
         Some(external) => get(ctx, &namespace, &external.secret_ref.name).await?,
         None => None,
     };
+    let conn = get::<Secret>(ctx, &namespace, object::POSTGRES_CONN).await?;
     Ok(Observed {
-        elder: elder(ctx, infra).await?,
+        elder: elder(ctx, infra, conn.as_ref()).await?,
         passwords: get(ctx, &namespace, object::POSTGRES_SECRET).await?,
-        conn: get(ctx, &namespace, object::POSTGRES_CONN).await?,
+        conn,
         external,
         claim: get(ctx, &namespace, object::POSTGRES_CLAIM).await?,
         set: get(ctx, &namespace, object::POSTGRES).await?,
@@ -60,17 +61,26 @@ async fn get<K: Child>(ctx: &Context, namespace: &str, name: &str) -> Result<Opt
 }
 
 /// The older of two SomaInfra in one namespace has it: their objects would carry the same names.
-async fn elder(ctx: &Context, infra: &SomaInfra) -> Result<Option<String>, Error> {
+async fn elder(ctx: &Context, infra: &SomaInfra, conn: Option<&Secret>) -> Result<Option<String>, Error> {
     let all = ctx
         .api::<SomaInfra>(&infra.namespace().unwrap_or_default())
         .list_metadata(&ListParams::default())
         .await
         .map_err(Error::read("the SomaInfras of the namespace"))?;
-    Ok(elder_among(infra, &all.items))
+    Ok(elder_among(infra, &all.items, conn))
 }
 
-/// Name of the object among `all` that is older than `object`; the name decides between two of one second.
-pub fn elder_among<K: Kind>(object: &K, all: &[PartialObjectMeta<K>]) -> Option<String> {
+/// Name of the object that has the namespace instead of `object`: the one that `child` belongs to, as long as it is
+/// there, or else the oldest. The name decides between two of one second.
+pub fn elder_among<K: Kind>(
+    object: &K,
+    all: &[PartialObjectMeta<K>],
+    child: Option<&impl ResourceExt>,
+) -> Option<String> {
+    let holder = child.and_then(|child| child.labels().get(label::INSTANCE));
+    if let Some(holder) = holder.filter(|holder| all.iter().any(|one| one.name_any() == **holder)) {
+        return (*holder != object.name_any()).then(|| holder.clone());
+    }
     let own = (object.creation_timestamp().map(|t| t.0), object.name_any());
     let older = all.iter().map(|other| (other.creation_timestamp().map(|t| t.0), other.name_any()));
     older.filter(|other| *other < own).min().map(|(_, name)| name)

@@ -40,15 +40,16 @@ pub async fn dereference(ctx: &Context, stack: &SomaStack) -> Result<Observed, E
     let siblings = ctx.api::<SomaStack>(&namespace).list_metadata(&ListParams::default()).await;
     let siblings = siblings.map_err(Error::read("the SomaStacks of the namespace"))?;
     let has_infra = ctx.api::<SomaInfra>(&infra_namespace).get_metadata_opt(&infra).await;
+    let service = get::<Service>(ctx, &namespace, object::MEMORY).await?;
     Ok(Observed {
-        elder: elder_among(stack, &siblings.items),
+        elder: elder_among(stack, &siblings.items, service.as_ref()),
         has_infra: has_infra.map_err(Error::read(format!("SomaInfra {infra_namespace}/{infra}")))?.is_some(),
         conn: get(ctx, &infra_namespace, object::POSTGRES_CONN).await?,
         token: get(ctx, &namespace, object::API_TOKEN).await?,
         deployments: list(ctx, &namespace, &labels).await?,
         config_maps: list(ctx, &namespace, &labels).await?,
         pods: list(ctx, &namespace, &labels).await?,
-        service: get(ctx, &namespace, object::MEMORY).await?,
+        service,
         budget: get(ctx, &namespace, object::MEMORY).await?,
     })
 }
