@@ -47,7 +47,10 @@ pub fn admit(manifest: &Value) -> Result<Object, Vec<Refusal>> {
     let api_version = format!("{GROUP}/{VERSION}");
     if manifest["apiVersion"] != json!(api_version) {
         let given = manifest["apiVersion"].as_str().unwrap_or("nothing");
-        return Err(vec![Refusal::new("/apiVersion", format!("is {given}; this release reads {api_version}"))]);
+        return Err(vec![Refusal::new(
+            "/apiVersion",
+            format!("is {given}; this release reads {api_version}"),
+        )]);
     }
     let definition = |n: usize| crate::definitions().swap_remove(n).1;
     match manifest["kind"].as_str().unwrap_or_default() {
@@ -100,7 +103,12 @@ fn structural(manifest: &Value, schema: &Value) -> Result<(), Vec<Refusal>> {
             match error.kind() {
                 ValidationErrorKind::AdditionalProperties { unexpected } => unexpected
                     .iter()
-                    .map(|name| Refusal::new(format!("{place}/{name}"), "unknown field; correct its name or remove it"))
+                    .map(|name| {
+                        Refusal::new(
+                            format!("{place}/{name}"),
+                            "unknown field; correct its name or remove it",
+                        )
+                    })
                     .collect(),
                 _ => vec![Refusal::new(place, error.to_string())],
             }
@@ -112,7 +120,8 @@ fn structural(manifest: &Value, schema: &Value) -> Result<(), Vec<Refusal>> {
 /// Refuses fields a schema does not name and repeated items of sets, as the API server does under strict validation.
 fn close(schema: &mut Value) {
     let Some(map) = schema.as_object_mut() else { return };
-    if map.contains_key("properties") && map.get("x-kubernetes-preserve-unknown-fields") != Some(&json!(true)) {
+    if map.contains_key("properties") && map.get("x-kubernetes-preserve-unknown-fields") != Some(&json!(true))
+    {
         map.insert("additionalProperties".into(), json!(false));
     }
     if map.get("x-kubernetes-list-type") == Some(&json!("set")) {
@@ -146,14 +155,17 @@ mod tests {
 
     #[test]
     fn an_unknown_field_is_refused_where_it_stands() {
-        let refusals = admit(&stack(&json!({"infraRef": {"name": "x"}, "settings": {"logLevle": "info"}}))).unwrap_err();
+        let refusals =
+            admit(&stack(&json!({"infraRef": {"name": "x"}, "settings": {"logLevle": "info"}}))).unwrap_err();
         assert_eq!(refusals[0].field(), "spec.settings.logLevle");
         assert!(refusals[0].message.contains("unknown field"), "{refusals:?}");
     }
 
     #[test]
     fn a_bound_and_a_rule_are_refused_by_field() {
-        let over = admit(&stack(&json!({"infraRef": {"name": "x"}, "services": {"memory": {"replicas": 99}}}))).unwrap_err();
+        let over =
+            admit(&stack(&json!({"infraRef": {"name": "x"}, "services": {"memory": {"replicas": 99}}})))
+                .unwrap_err();
         assert_eq!(over[0].field(), "spec.services.memory.replicas");
         let both = json!({"apiVersion": "somastack.dev/v1alpha1", "kind": "SomaInfra", "metadata": {"name": "i"},
             "spec": {"postgres": {"managed": {}, "external": {"secretRef": {"name": "pg"}}}}});

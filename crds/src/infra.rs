@@ -39,7 +39,10 @@ pub struct SomaInfraSpec {
     pub postgres: Postgres,
     /// Namespaces in which the components' short names resolve, such as `postgres.soma.svc.cluster.local` for `soma`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), inner(regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"), length(max = 63)))]
+    #[schemars(
+        length(max = 16),
+        inner(regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"), length(max = 63))
+    )]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub alias_namespaces: Vec<String>,
     /// What a deletion does with volumes and passwords: `Retain` keeps them. Deletion waits while a SomaStack refers to this object.

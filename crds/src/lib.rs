@@ -15,8 +15,8 @@ mod shared;
 mod stack;
 
 pub use infra::{
-    Component, ExternalPostgres, ManagedPostgres, Mode, Postgres, Profile, SomaInfra, SomaInfraSpec, SomaInfraStatus,
-    Storage,
+    Component, ExternalPostgres, ManagedPostgres, Mode, Postgres, Profile, SomaInfra, SomaInfraSpec,
+    SomaInfraStatus, Storage,
 };
 pub use namespace::{
     Embedding, MemoryNamespace, MemoryNamespaceSpec, MemoryNamespaceStatus, Model, Provider, Quota, Usage,

@@ -36,8 +36,10 @@ pub fn canonical_json(value: &Value) -> String {
         Value::Object(map) => {
             let mut keys: Vec<_> = map.iter().collect();
             keys.sort_by_key(|(key, _)| *key);
-            let body: Vec<_> =
-                keys.into_iter().map(|(k, v)| format!("{}:{}", Value::from(k.as_str()), canonical_json(v))).collect();
+            let body: Vec<_> = keys
+                .into_iter()
+                .map(|(k, v)| format!("{}:{}", Value::from(k.as_str()), canonical_json(v)))
+                .collect();
             format!("{{{}}}", body.join(","))
         }
         Value::Array(items) => {

@@ -55,7 +55,11 @@ impl Memory {
         let base = environment.defaults();
         let pick = |key, of: fn(&MemorySettings) -> Option<u32>, default, min, max| {
             let value = of(memory).or(of(&base.memory)).unwrap_or(default);
-            if (min..=max).contains(&value) { Ok(value) } else { Err(Error::OutOfRange { key, value, min, max }) }
+            if (min..=max).contains(&value) {
+                Ok(value)
+            } else {
+                Err(Error::OutOfRange { key, value, min, max })
+            }
         };
         Ok(Self {
             log_level: shared.log_level.or(base.shared.log_level).unwrap_or_default(),
@@ -155,7 +159,8 @@ mod tests {
 
     #[test]
     fn a_value_out_of_range_is_refused_by_name() {
-        let error = Memory::resolve(Environment::Prod, &SharedSettings::default(), &layer(Some(0))).unwrap_err();
+        let error =
+            Memory::resolve(Environment::Prod, &SharedSettings::default(), &layer(Some(0))).unwrap_err();
         assert_eq!(error.to_string(), "maxTopK is 0; it must be between 1 and 1000");
     }
 

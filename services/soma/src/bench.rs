@@ -42,7 +42,8 @@ struct Tally {
 impl Tally {
     fn add(&mut self, evidence: &HashSet<&str>, turns: &[String], latency: Duration) {
         let share = |k: usize| {
-            let found: HashSet<_> = turns.iter().take(k).map(String::as_str).filter(|t| evidence.contains(t)).collect();
+            let found: HashSet<_> =
+                turns.iter().take(k).map(String::as_str).filter(|t| evidence.contains(t)).collect();
             found.len() as f64 / evidence.len() as f64
         };
         self.questions += 1;
@@ -61,13 +62,18 @@ impl Tally {
     fn row(&mut self, name: &str) -> String {
         self.latencies.sort_unstable();
         let percentile = |p: usize| {
-            self.latencies.get((self.latencies.len() * p / 100).min(self.latencies.len().saturating_sub(1)))
+            self.latencies
+                .get((self.latencies.len() * p / 100).min(self.latencies.len().saturating_sub(1)))
                 .map_or(0.0, |d| d.as_secs_f64() * 1000.0)
         };
         let percent = |sum: f64| 100.0 * sum / self.questions.max(1) as f64;
         format!(
             "{name:<16} {:>9} {:>6.1} {:>6.1} {:>8.1} {:>8.1}",
-            self.questions, percent(self.at5), percent(self.at10), percentile(50), percentile(99)
+            self.questions,
+            percent(self.at5),
+            percent(self.at10),
+            percentile(50),
+            percentile(99)
         )
     }
 }
@@ -79,7 +85,10 @@ impl Bench {
         let client = self.connection.client()?;
         let conversations = conversation::read(&file)?;
         let one = self.connection.namespace.is_some() || conversations.len() == 1;
-        println!("{:<16} {:>9} {:>6} {:>6} {:>8} {:>8}", "namespace", "questions", "R@5", "R@10", "p50 ms", "p99 ms");
+        println!(
+            "{:<16} {:>9} {:>6} {:>6} {:>8} {:>8}",
+            "namespace", "questions", "R@5", "R@10", "p50 ms", "p99 ms"
+        );
         let mut all = Tally::default();
         for conversation in &conversations {
             let target = if one { client.clone() } else { client.in_namespace(&conversation.namespace()) };
@@ -119,6 +128,9 @@ mod tests {
         tally.add(&["2", "9"].into(), &turns, Duration::from_millis(3));
         tally.add(&["1"].into(), &turns, Duration::from_millis(5));
         assert!((tally.at5 - 1.5).abs() < 1e-9 && (tally.at10 - 2.0).abs() < 1e-9);
-        assert_eq!(tally.row("x").split_whitespace().collect::<Vec<_>>(), ["x", "2", "75.0", "100.0", "5.0", "5.0"]);
+        assert_eq!(
+            tally.row("x").split_whitespace().collect::<Vec<_>>(),
+            ["x", "2", "75.0", "100.0", "5.0", "5.0"]
+        );
     }
 }

@@ -36,8 +36,11 @@ impl Connection {
     pub fn client(&self) -> Result<Client> {
         let token = match &self.token {
             Some(token) => token.clone(),
-            None => crate::token::read(Path::new(".soma"))?
-                .ok_or_else(|| anyhow!("no token: set SOMA_API_TOKEN, or run from the folder where `soma dev` keeps .soma/token"))?,
+            None => crate::token::read(Path::new(".soma"))?.ok_or_else(|| {
+                anyhow!(
+                    "no token: set SOMA_API_TOKEN, or run from the folder where `soma dev` keeps .soma/token"
+                )
+            })?,
         };
         Client::new(self.url.clone(), token, self.namespace.clone().unwrap_or_else(|| "default".into()))
     }
@@ -85,7 +88,9 @@ impl Client {
     pub async fn create_namespace(&self) -> Result<()> {
         let embedding = json!({"provider": "local", "model": "all-MiniLM-L6-v2", "dimension": 384});
         let body = json!({"tenant": "default", "quota": {}, "embedding": embedding});
-        self.send(Method::PUT, &format!("/v1/admin/namespaces/{}", self.namespace), Some(&body)).await.map(|_| ())
+        self.send(Method::PUT, &format!("/v1/admin/namespaces/{}", self.namespace), Some(&body))
+            .await
+            .map(|_| ())
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
@@ -97,10 +102,9 @@ impl Client {
         if let Some(body) = body {
             request = request.json(body);
         }
-        let response = request
-            .send()
-            .await
-            .with_context(|| format!("no answer from {}; start it with `soma dev`, or name another with --url", self.url))?;
+        let response = request.send().await.with_context(|| {
+            format!("no answer from {}; start it with `soma dev`, or name another with --url", self.url)
+        })?;
         let status = response.status();
         let text = response.text().await?;
         let value: Value = serde_json::from_str(&text).unwrap_or_default();

@@ -67,7 +67,9 @@ impl Conversation {
             let name = session.session.as_str().map_or_else(|| session.session.to_string(), str::to_owned);
             for turn in &session.turns {
                 let mut payload = json!({"content": turn.text, "session": name, "turn": turn.id});
-                for (key, value) in [("speaker", &turn.speaker), ("role", &turn.role), ("time", &session.time)] {
+                for (key, value) in
+                    [("speaker", &turn.speaker), ("role", &turn.role), ("time", &session.time)]
+                {
                     if let Some(value) = value {
                         payload[key] = json!(value);
                     }
@@ -80,8 +82,11 @@ impl Conversation {
 
     /// The memory namespace of this conversation, where a file holds several: its id as a DNS label.
     pub fn namespace(&self) -> String {
-        let label: String =
-            self.id.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+        let label: String = self
+            .id
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+            .collect();
         label.trim_matches('-').to_owned()
     }
 }
@@ -89,11 +94,13 @@ impl Conversation {
 /// Reads a file of conversations.
 pub fn read(path: &Path) -> Result<Vec<Conversation>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let value: Value = serde_json::from_str(&text)
-        .with_context(|| format!("{} is not JSON (see the format with `soma memory import --help`)", path.display()))?;
+    let value: Value = serde_json::from_str(&text).with_context(|| {
+        format!("{} is not JSON (see the format with `soma memory import --help`)", path.display())
+    })?;
     let list = if value.is_array() { value } else { Value::Array(vec![value]) };
-    let conversations: Vec<Conversation> = serde_json::from_value(list)
-        .with_context(|| format!("{} is not a conversation (see the format with `soma memory import --help`)", path.display()))?;
+    let conversations: Vec<Conversation> = serde_json::from_value(list).with_context(|| {
+        format!("{} is not a conversation (see the format with `soma memory import --help`)", path.display())
+    })?;
     if conversations.iter().all(|c| c.sessions.is_empty()) {
         bail!("{} holds no turns", path.display());
     }

@@ -72,9 +72,9 @@ impl Dev {
         }
         let options = ServeOptions { http: self.http, grpc: self.grpc, token: ApiToken::new(&token)? };
         let server = Server::bind(memory, options).await.map_err(|error| match error {
-            soma_memory::ServeError::Listen { address, .. } => {
-                anyhow::Error::from(error).context(format!("is another `soma dev` running? Choose a port other than {address} with --http and --grpc"))
-            }
+            soma_memory::ServeError::Listen { address, .. } => anyhow::Error::from(error).context(format!(
+                "is another `soma dev` running? Choose a port other than {address} with --http and --grpc"
+            )),
             other => other.into(),
         })?;
         let url = format!("http://{}", server.http_address);
@@ -96,7 +96,11 @@ impl Dev {
 async fn open(stack: &SomaStack, data: &Path, model_dir: Option<&Path>) -> Result<Memory> {
     let spec = &stack.spec;
     let settings = resolve(spec.environment, &spec.settings, &spec.services.memory.settings)?;
-    soma_platform::telemetry::init(if settings.log_level < soma_settings::LogLevel::Debug { "error" } else { "warn" });
+    soma_platform::telemetry::init(if settings.log_level < soma_settings::LogLevel::Debug {
+        "error"
+    } else {
+        "warn"
+    });
     let model = model_dir.map_or_else(default_model_dir, |dir| Ok(dir.to_owned()))?;
     let threads = usize::try_from(settings.embedding_threads)?;
     let embedder = MiniLm::load(&model, threads)?;
@@ -115,7 +119,8 @@ fn resolve(
 
 async fn provision(memory: &Memory, namespace: &MemoryNamespace) -> Result<()> {
     let spec = &namespace.spec;
-    let bytes = spec.quota.bytes.as_ref().and_then(soma_crds::Quantity::bytes).map(i64::try_from).transpose()?;
+    let bytes =
+        spec.quota.bytes.as_ref().and_then(soma_crds::Quantity::bytes).map(i64::try_from).transpose()?;
     let wanted = NamespaceSpec {
         tenant: spec.tenant.clone(),
         quota: Quota { memories: spec.quota.memories, bytes },
@@ -143,13 +148,21 @@ fn default_model_dir() -> Result<PathBuf> {
 fn remove(data: &Path) -> Result<()> {
     match fs::remove_dir_all(data) {
         Ok(()) => println!("removed {}", data.display()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => println!("{} holds nothing", data.display()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            println!("{} holds nothing", data.display())
+        }
         Err(error) => return Err(error).with_context(|| format!("cannot remove {}", data.display())),
     }
     Ok(())
 }
 
-fn print_ready(stack: &SomaStack, namespaces: &[MemoryNamespace], server: &Server, data: &Path, started: Instant) {
+fn print_ready(
+    stack: &SomaStack,
+    namespaces: &[MemoryNamespace],
+    server: &Server,
+    data: &Path,
+    started: Instant,
+) {
     let names: Vec<_> = namespaces.iter().filter_map(|n| n.metadata.name.as_deref()).collect();
     println!(
         "soma {} · stack {} ({}) · ready in {:.2} s",

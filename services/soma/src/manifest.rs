@@ -49,19 +49,27 @@ pub fn read(paths: &[PathBuf]) -> Result<Manifests, Error> {
     let mut found = Manifests::default();
     let mut refused = Vec::new();
     for path in expand(paths)? {
-        let text = std::fs::read_to_string(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+        let text =
+            std::fs::read_to_string(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
         let documents: Vec<Spanned<Node>> = serde_saphyr::from_multiple(&text)
             .map_err(|source| Error::Syntax { path: path.clone(), source: Box::new(source) })?;
         for document in documents {
             let mut places = BTreeMap::new();
-            let value = document.value.into_value("", (document.defined.line(), document.defined.column()), &mut places);
+            let value = document.value.into_value(
+                "",
+                (document.defined.line(), document.defined.column()),
+                &mut places,
+            );
             if value.is_null() || is_foreign(&value) {
                 continue;
             }
             match admit(&value) {
                 Ok(Object::Stack(stack)) => {
                     if found.stack.replace(*stack).is_some() {
-                        refused.push(format!("{}: a second SomaStack; one process runs one stack", path.display()));
+                        refused.push(format!(
+                            "{}: a second SomaStack; one process runs one stack",
+                            path.display()
+                        ));
                     }
                 }
                 Ok(Object::Namespace(namespace)) => found.namespaces.push(*namespace),
@@ -81,7 +89,8 @@ pub fn read(paths: &[PathBuf]) -> Result<Manifests, Error> {
 
 /// A Kubernetes object that is not Soma's, such as the Namespace beside a stack.
 fn is_foreign(value: &Value) -> bool {
-    value["apiVersion"].as_str().is_some_and(|v| !v.starts_with(soma_crds::GROUP)) && value["kind"].is_string()
+    value["apiVersion"].as_str().is_some_and(|v| !v.starts_with(soma_crds::GROUP))
+        && value["kind"].is_string()
 }
 
 fn check_references(found: &Manifests, refused: &mut Vec<String>) {
@@ -106,7 +115,8 @@ fn expand(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
             continue;
         }
         let entries = std::fs::read_dir(path).map_err(|source| Error::Read { path: path.clone(), source })?;
-        let mut inside: Vec<_> = entries.filter_map(|e| e.ok().map(|e| e.path())).filter(|p| is_manifest(p)).collect();
+        let mut inside: Vec<_> =
+            entries.filter_map(|e| e.ok().map(|e| e.path())).filter(|p| is_manifest(p)).collect();
         inside.sort();
         files.append(&mut inside);
     }
@@ -245,7 +255,8 @@ mod tests {
 
     #[test]
     fn objects_of_others_and_empty_documents_are_passed_over() {
-        let text = format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: soma}}\n---\n{STACK}---\n");
+        let text =
+            format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: soma}}\n---\n{STACK}---\n");
         let manifests = read_text(&text).unwrap();
         assert_eq!(manifests.stack.unwrap().metadata.name.as_deref(), Some("soma"));
     }

@@ -72,7 +72,8 @@ impl Memory {
                 let conversations = conversation::read(&file)?;
                 let one = self.connection.namespace.is_some() || conversations.len() == 1;
                 for conversation in &conversations {
-                    let target = if one { client.clone() } else { client.in_namespace(&conversation.namespace()) };
+                    let target =
+                        if one { client.clone() } else { client.in_namespace(&conversation.namespace()) };
                     if create_namespaces {
                         target.create_namespace().await?;
                     }
@@ -109,7 +110,12 @@ pub async fn import(client: &Client, conversation: &Conversation) -> Result<()> 
     let started = Instant::now();
     for batch in items.chunks(BATCH) {
         client.store(batch, true).await.with_context(|| {
-            format!("import into {} stopped after {} of {}; run it again to go on", client.namespace(), bar.position(), items.len())
+            format!(
+                "import into {} stopped after {} of {}; run it again to go on",
+                client.namespace(),
+                bar.position(),
+                items.len()
+            )
         })?;
         bar.inc(batch.len() as u64);
     }
@@ -138,7 +144,12 @@ async fn search(client: &Client, query: &str, top_k: usize, as_json: bool) -> Re
         println!("{}", serde_json::to_string_pretty(&results)?);
         return Ok(());
     }
-    println!("{} of {} in {:.0} ms", results.len(), client.namespace(), started.elapsed().as_secs_f64() * 1000.0);
+    println!(
+        "{} of {} in {:.0} ms",
+        results.len(),
+        client.namespace(),
+        started.elapsed().as_secs_f64() * 1000.0
+    );
     for result in &results {
         println!("{}", line(result));
     }
@@ -160,7 +171,8 @@ mod tests {
 
     #[test]
     fn a_line_shows_score_speaker_text_and_time() {
-        let result = json!({"score": 0.41234, "payload": {"content": "Hello", "speaker": "Ada", "time": "noon"}});
+        let result =
+            json!({"score": 0.41234, "payload": {"content": "Hello", "speaker": "Ada", "time": "noon"}});
         assert_eq!(line(&result), "  0.412  Ada: Hello  (noon)");
         assert_eq!(line(&json!({"score": 0.0, "payload": {"a": 1}})), "  0.000  {\"a\":1}");
     }

@@ -23,7 +23,9 @@ pub fn read_or_create(folder: &Path) -> Result<String> {
         return Ok(token);
     }
     let mut bytes = [0_u8; 32];
-    File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bytes)).context("no randomness")?;
+    File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut bytes))
+        .context("no randomness")?;
     let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let path = folder.join("token");
     let mut file = OpenOptions::new()

@@ -42,7 +42,8 @@ impl Soma {
 
     /// Names and uids of the pods of a namespace that are not on their way out.
     pub fn pods(&self, namespace: &str) -> Result<BTreeMap<String, String>> {
-        let list: Value = serde_json::from_str(&self.kubectl(&["-n", namespace, "get", "pods", "-o", "json"])?)?;
+        let list: Value =
+            serde_json::from_str(&self.kubectl(&["-n", namespace, "get", "pods", "-o", "json"])?)?;
         let pods = list["items"].as_array().cloned().unwrap_or_default();
         Ok(pods
             .iter()
@@ -62,7 +63,8 @@ impl Soma {
 
     /// Stores one memory; it can be recalled when this returns.
     pub async fn store(&self, text: &str) -> Result<()> {
-        let (status, answer) = self.ask("/memories?wait=indexed", &json!({"payload": {"content": text}})).await?;
+        let (status, answer) =
+            self.ask("/memories?wait=indexed", &json!({"payload": {"content": text}})).await?;
         anyhow::ensure!(status < 300, "{status}: {answer}");
         Ok(())
     }

@@ -19,14 +19,17 @@ async fn the_quickstart_remembers_through_changes_and_losses() -> Result<()> {
     })
     .await?;
 
-    // A label restarts nothing.
+    // A label restarts nothing, and neither does another operator with the same output.
     let (infra, stack) = (soma.pods("soma-infra")?, soma.pods("soma")?);
+    let operator = ["-n", "soma-system", "rollout", "restart", "deployment/soma-operator"];
+    soma.kubectl(&operator)?;
+    soma.kubectl(&["-n", "soma-system", "rollout", "status", "deployment/soma-operator", "--timeout=120s"])?;
     soma.kubectl(&["-n", "soma", "label", "somastack", "soma", "team=blue"])?;
 
     // A setting replaces the memory pods, and only those; the Service follows, and the memories are there.
     let first = soma.stack(".status.services.memory.stable.revision")?;
     let patch = r#"{"spec":{"services":{"memory":{"settings":{"maxTopK":60}}}}}"#;
-    assert_eq!(soma.pods("soma")?, stack, "the label restarted a pod");
+    assert_eq!(soma.pods("soma")?, stack, "a label or another operator restarted a pod");
     soma.kubectl(&["-n", "soma", "patch", "somastack", "soma", "--type=merge", "-p", patch])?;
     soma.until("the new revision", |soma| {
         let stable = soma.stack(".status.services.memory.stable.revision")?;
@@ -49,6 +52,13 @@ async fn the_quickstart_remembers_through_changes_and_losses() -> Result<()> {
             assert_eq!(soma.recall_with_retries(question).await?, answer, "after the loss of {pod}");
         }
     }
-    soma.kubectl(&["wait", "--for=condition=Ready", "somainfras,somastacks,memorynamespaces", "--all", "-A", "--timeout=180s"])?;
+    soma.kubectl(&[
+        "wait",
+        "--for=condition=Ready",
+        "somainfras,somastacks,memorynamespaces",
+        "--all",
+        "-A",
+        "--timeout=180s",
+    ])?;
     Ok(())
 }
