@@ -108,13 +108,20 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         followers: Followers::new(triggers),
         client: client.clone(),
     });
-    // Before the lease: a standby is ready too, so that a rolling update of the operator can end.
-    tokio::select! {
-        found = health.await_definitions(client) => found.context("cannot read custom resource definitions")?,
-        () = stop.clone() => return Ok(()),
-    }
+    let work = async {
+        tokio::select! {
+            found = health.await_definitions(client) => {
+                found.context("cannot read custom resource definitions")?;
+                controllers::run(ctx, triggered, stop.clone()).await;
+            }
+            () = stop.clone() => {}
+        }
+        anyhow::Ok(())
+    };
+    let mut outcome = Ok(());
     let ended =
-        leader::lead(election, &metrics, stop.clone(), controllers::run(ctx, triggered, stop.clone())).await;
+        Box::pin(leader::lead(election, &metrics, stop.clone(), async { outcome = work.await })).await;
+    outcome?;
     anyhow::ensure!(ended == Ended::Stopped, "the lease is lost; another operator may hold it");
     server.await?.context("cannot serve health and metrics")
 }
