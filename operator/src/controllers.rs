@@ -2,7 +2,6 @@
 //!
 //! Children are watched by label and as metadata only: whatever changes, the reconcile reads what it needs.
 
-use std::future::Future;
 use std::sync::Arc;
 
 use futures::{FutureExt, StreamExt};
@@ -47,14 +46,11 @@ pub async fn run(ctx: Arc<Context>, triggers: mpsc::UnboundedReceiver<Trigger>, 
     .await;
 }
 
-fn drive<K: Kind>(
-    controller: Controller<Watched<K>>,
-    ctx: Arc<Context>,
-    stop: Stop,
-) -> impl Future<Output = ()> {
-    controller
+async fn drive<K: Kind>(controller: Controller<Watched<K>>, ctx: Arc<Context>, stop: Stop) {
+    let store = controller.store();
+    let working = controller
         .with_config(Config::default().concurrency(CONCURRENCY))
-        .graceful_shutdown_on(stop.map(|()| ()))
+        .graceful_shutdown_on(stop.clone())
         .run(reconcile::<K>, retry::<K>, ctx)
         .for_each(|result| {
             match result {
@@ -63,7 +59,15 @@ fn drive<K: Kind>(
                 Err(error) => tracing::warn!(kind = K::KIND, error = chain(&error), "reconcile failed"),
             }
             futures::future::ready(())
-        })
+        });
+    // A controller that is stopped before its cache is filled waits for the cache for ever; nothing is in flight then.
+    let idle = async {
+        stop.await;
+        if store.wait_until_ready().now_or_never().is_some() {
+            futures::future::pending::<()>().await;
+        }
+    };
+    futures::future::select(Box::pin(working), Box::pin(idle)).await;
 }
 
 fn controller_of<K: Kind>(ctx: &Context) -> Controller<Watched<K>> {

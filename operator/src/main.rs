@@ -108,20 +108,13 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         followers: Followers::new(triggers),
         client: client.clone(),
     });
-    let work = async {
-        tokio::select! {
-            found = health.await_definitions(client) => {
-                found.context("cannot read custom resource definitions")?;
-                controllers::run(ctx, triggered, stop.clone()).await;
-            }
-            () = stop.clone() => {}
-        }
-        anyhow::Ok(())
-    };
-    let mut outcome = Ok(());
-    let ended =
-        Box::pin(leader::lead(election, &metrics, stop.clone(), async { outcome = work.await })).await;
-    outcome?;
+    // Before the lease: a standby is ready too, so that a rolling update of it can end.
+    tokio::select! {
+        found = health.await_definitions(client) => found.context("cannot read custom resource definitions")?,
+        () = stop.clone() => return server.await?.context("cannot serve health and metrics"),
+    }
+    let work = controllers::run(ctx, triggered, stop.clone());
+    let ended = Box::pin(leader::lead(election, &metrics, stop.clone(), work)).await;
     anyhow::ensure!(ended == Ended::Stopped, "the lease is lost; another operator may hold it");
     server.await?.context("cannot serve health and metrics")
 }

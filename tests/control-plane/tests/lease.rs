@@ -21,6 +21,7 @@ async fn a_candidate_takes_over_and_a_stopped_holder_releases() {
     soma.eventually(leases.clone(), "soma-operator", "held", held_by("operator-under-test")).await.unwrap();
     let mut candidate = soma.start_candidate("candidate").unwrap();
 
+    // Right after it got the lease, before its caches are filled: it stops all the same.
     soma.operator().unwrap().signal(Signal::SIGTERM).unwrap();
     let status = soma.operator().unwrap().wait().unwrap();
     assert!(status.success(), "asked to stop, it stops cleanly: {status}");

@@ -40,8 +40,10 @@ async fn the_quickstart_remembers_through_changes_and_losses() -> Result<()> {
     assert_eq!(soma.pods("soma-infra")?, infra, "a setting of memory restarted Postgres");
     assert_eq!(soma.recall_with_retries(question).await?, answer);
 
-    // Any pod can be lost.
-    for (namespace, pods) in [("soma", soma.pods("soma")?), ("soma-infra", infra)] {
+    // Any pod can be lost, those of the operator and of the name service too.
+    for namespace in ["soma", "soma-infra", "soma-system", "kube-system"] {
+        let pods = soma.pods(namespace)?;
+        assert!(!pods.is_empty(), "no pods in {namespace}");
         for (pod, uid) in &pods {
             soma.kubectl(&["-n", namespace, "delete", "pod", pod])?;
             soma.until("another pod", |soma| {
@@ -49,6 +51,15 @@ async fn the_quickstart_remembers_through_changes_and_losses() -> Result<()> {
                 Ok(now.len() == pods.len() && !now.values().any(|other| other == uid))
             })
             .await?;
+            soma.kubectl(&[
+                "-n",
+                namespace,
+                "wait",
+                "--for=condition=Ready",
+                "pods",
+                "--all",
+                "--timeout=120s",
+            ])?;
             assert_eq!(soma.recall_with_retries(question).await?, answer, "after the loss of {pod}");
         }
     }
