@@ -39,13 +39,16 @@ impl Environment {
     }
 
     /// The defaults of this environment, from `config/environments/<name>.yaml`.
+    ///
+    /// # Panics
+    /// Never: the files are compiled in, and a test parses each of them.
     pub fn defaults(self) -> Layer {
         let text = match self {
             Self::Dev => include_str!("../../../config/environments/dev.yaml"),
             Self::Staging => include_str!("../../../config/environments/staging.yaml"),
             Self::Prod => include_str!("../../../config/environments/prod.yaml"),
         };
-        #[expect(clippy::expect_used, reason = "the files are compiled in, and a test parses each of them")]
+        #[expect(clippy::expect_used, reason = "see Panics")]
         serde_saphyr::from_str(text).expect("a compiled-in environment file parses")
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use data_encoding::HEXLOWER;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -15,7 +16,7 @@ impl ConfigHash {
     /// Hashes bytes. Never hash a struct's memory or its `Debug` form: both change with a library.
     pub fn of(payload: &str) -> Self {
         let digest = Sha256::digest(payload.as_bytes());
-        Self(digest[..16].iter().map(|byte| format!("{byte:02x}")).collect())
+        Self(HEXLOWER.encode(&digest[..16]))
     }
 
     /// The eight characters used in object names, such as `memory-config-1a2b3c4d`.

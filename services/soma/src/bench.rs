@@ -39,6 +39,7 @@ struct Tally {
     latencies: Vec<Duration>,
 }
 
+#[expect(clippy::cast_precision_loss, reason = "counts of questions and turns are small")]
 impl Tally {
     fn add(&mut self, evidence: &HashSet<&str>, turns: &[String], latency: Duration) {
         let share = |k: usize| {

@@ -42,14 +42,14 @@ impl Connection {
                 )
             })?,
         };
-        Client::new(self.url.clone(), token, self.namespace.clone().unwrap_or_else(|| "default".into()))
+        Client::new(&self.url, token, self.namespace.clone().unwrap_or_else(|| "default".into()))
     }
 }
 
 impl Client {
     /// A client of the service at `url`.
-    pub fn new(url: String, token: String, namespace: String) -> Result<Self> {
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(60)).build()?;
+    pub fn new(url: &str, token: String, namespace: String) -> Result<Self> {
+        let http = reqwest::Client::builder().timeout(Duration::from_mins(1)).build()?;
         Ok(Self { http, url: url.trim_end_matches('/').to_owned(), token, namespace })
     }
 

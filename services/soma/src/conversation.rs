@@ -26,7 +26,8 @@ pub struct Conversation {
 #[derive(Debug, Deserialize)]
 pub struct Session {
     /// Number or name of the session.
-    pub session: Value,
+    #[serde(rename = "session")]
+    pub id: Value,
     /// When it took place: RFC 3339 or free text.
     #[serde(default)]
     pub time: Option<String>,
@@ -64,7 +65,7 @@ impl Conversation {
     pub fn items(&self) -> Vec<Value> {
         let mut items = Vec::new();
         for session in &self.sessions {
-            let name = session.session.as_str().map_or_else(|| session.session.to_string(), str::to_owned);
+            let name = session.id.as_str().map_or_else(|| session.id.to_string(), str::to_owned);
             for turn in &session.turns {
                 let mut payload = json!({"content": turn.text, "session": name, "turn": turn.id});
                 for (key, value) in

@@ -81,7 +81,7 @@ impl Dev {
         print_ready(&stack, &manifests.namespaces, &server, &data, started);
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn(server.run(shutdown.clone()));
-        let client = Client::new(url, token.clone(), "default".into())?;
+        let client = Client::new(&url, token.clone(), "default".into())?;
         for conversation in conversation.iter().flatten() {
             memory::import(&client, conversation).await?;
             if self.ask {
@@ -149,7 +149,7 @@ fn remove(data: &Path) -> Result<()> {
     match fs::remove_dir_all(data) {
         Ok(()) => println!("removed {}", data.display()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            println!("{} holds nothing", data.display())
+            println!("{} holds nothing", data.display());
         }
         Err(error) => return Err(error).with_context(|| format!("cannot remove {}", data.display())),
     }

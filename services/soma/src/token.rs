@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use data_encoding::HEXLOWER;
 
 /// The token kept in a folder, where there is one.
 pub fn read(folder: &Path) -> Result<Option<String>> {
@@ -26,7 +27,7 @@ pub fn read_or_create(folder: &Path) -> Result<String> {
     File::open("/dev/urandom")
         .and_then(|mut source| source.read_exact(&mut bytes))
         .context("no randomness")?;
-    let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let token = HEXLOWER.encode(&bytes);
     let path = folder.join("token");
     let mut file = OpenOptions::new()
         .write(true)

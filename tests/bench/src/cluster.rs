@@ -84,7 +84,7 @@ fn restarts(place: &Place) -> Result<()> {
             && replaced(&unchanged, &now).iter().any(|pod| pod.starts_with("soma/memory-")))
     };
     while !settled()? {
-        ensure!(begun.elapsed() < Duration::from_secs(180), "the edit never settled");
+        ensure!(begun.elapsed() < Duration::from_mins(3), "the edit never settled");
         std::thread::sleep(Duration::from_millis(200));
     }
     println!(

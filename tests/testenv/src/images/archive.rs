@@ -2,14 +2,12 @@
 
 use std::{collections::BTreeMap, fs, io::Write};
 
+use data_encoding::HEXLOWER;
 use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::{
-    cache::hex,
-    images::{ImageError, layer::Built},
-};
+use crate::images::{ImageError, layer::Built};
 
 /// What a container of the image runs, as the OCI image specification names it.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -53,7 +51,7 @@ impl Image {
 
     /// The image's id: the SHA-256 of its configuration, which names its layers.
     pub fn id(&self) -> String {
-        hex(&Sha256::digest(&self.config))
+        HEXLOWER.encode(&Sha256::digest(&self.config))
     }
 
     /// The size of all layers, in bytes.

@@ -7,10 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    cache::{Cache, fingerprint, hex},
+    cache::{Cache, fingerprint},
     images::ImageError,
 };
 
@@ -186,7 +187,7 @@ fn digest_of(path: &Path) -> Result<String, ImageError> {
     let mut file = fs::File::open(path).map_err(error)?;
     let mut hash = Sha256::new();
     io::copy(&mut file, &mut hash).map_err(error)?;
-    Ok(hex(&hash.finalize()))
+    Ok(HEXLOWER.encode(&hash.finalize()))
 }
 
 #[cfg(test)]
