@@ -38,8 +38,9 @@ bench: ## Measure speed and memory; see docs/benchmarks.md
 lint: ## Formatting, clippy, licences and advisories
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	@if command -v cargo-deny >/dev/null; then cargo deny check; \
-	else echo "not checked: licences and advisories, for want of cargo-deny; get it with: cargo install --locked cargo-deny"; fi
+	@command -v cargo-deny >/dev/null || { echo "not checked: licences and advisories, for want of cargo-deny; get it with: cargo install --locked cargo-deny"; exit 1; }
+	cargo deny check licenses bans sources
+	@if cargo deny fetch db; then cargo deny check advisories; else echo "not checked: advisories, whose database cannot be reached from here"; fi
 
 doctor: ## Say what is missing and how to get it
 	@bash tests/testenv/prepare.sh doctor
