@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::shared::{self, DeletionPolicy, LocalRef, Quantity};
+use crate::vault::Vault;
 
 /// Shared infrastructure, once per environment.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -37,6 +38,9 @@ pub struct SomaInfraSpec {
     /// The relational database. Exactly one of `managed` and `external`; managed when absent.
     #[serde(default)]
     pub postgres: Postgres,
+    /// The store of secrets. Exactly one of `managed`, `external` and `disabled`; it does not run when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vault: Option<Vault>,
     /// Namespaces in which the components' short names resolve, such as `postgres.soma.svc.cluster.local` for `soma`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(

@@ -13,6 +13,7 @@ mod namespace;
 mod reference;
 mod shared;
 mod stack;
+mod vault;
 
 pub use infra::{
     Component, ExternalPostgres, ManagedPostgres, Mode, Postgres, Profile, SomaInfra, SomaInfraSpec,
@@ -26,6 +27,7 @@ pub use stack::{
     MemoryService, Restart, Revision, ServiceStatus, Services, ServicesStatus, SomaStack, SomaStackSpec,
     SomaStackStatus,
 };
+pub use vault::{Disabled, ExternalVault, ManagedVault, Unseal, Vault};
 
 use std::path::{Path, PathBuf};
 

@@ -15,28 +15,21 @@ use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::names::APPLIED;
 
-/// An object of a kind that lives in a namespace and that the operator may write.
-pub trait Child:
-    Resource<DynamicType = (), Scope = NamespaceResourceScope>
-    + Clone
-    + Debug
-    + Serialize
-    + DeserializeOwned
-    + Send
-    + Sync
+/// An object the operator may write.
+pub trait Applicable:
+    Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync
 {
 }
 
-impl<K> Child for K where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + Serialize
-        + DeserializeOwned
-        + Send
-        + Sync
+impl<K> Applicable for K where
+    K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync
 {
 }
+
+/// One that lives in a namespace.
+pub trait Child: Applicable + Resource<Scope = NamespaceResourceScope> {}
+
+impl<K> Child for K where K: Applicable + Resource<Scope = NamespaceResourceScope> {}
 
 /// Writes with one field manager.
 #[derive(Clone)]
@@ -58,7 +51,7 @@ pub enum Change {
 }
 
 /// `Kind namespace/name` of an object, for messages.
-pub fn describe<K: Child>(object: &K) -> String {
+pub fn describe<K: Applicable>(object: &K) -> String {
     format!("{} {}/{}", K::kind(&()), object.namespace().unwrap_or_default(), object.name_any())
 }
 
@@ -73,9 +66,13 @@ impl Writer {
 
     /// Makes the live object hold everything the intent says. Costs one read, and a write only when something differs.
     pub async fn apply<K: Child>(&self, intent: &K) -> Result<(K, Change), Error> {
+        self.apply_in(self.api(intent), intent).await
+    }
+
+    /// As [`Self::apply`], for kinds that do not live in a namespace.
+    pub async fn apply_in<K: Applicable>(&self, api: Api<K>, intent: &K) -> Result<(K, Change), Error> {
         let (name, what) = (intent.name_any(), describe(intent));
         let value = with_hash::<K>(to_value(intent, &what)?);
-        let api = self.api(intent);
         let live = api.get_opt(&name).await.map_err(Error::read(&what))?;
         let change = match &live {
             None => Change::Created,
@@ -136,6 +133,22 @@ impl Writer {
         }
     }
 
+    /// Deletes an object of a kind that does not live in a namespace; one that is gone already is fine.
+    pub async fn delete_in<K: Applicable>(&self, api: Api<K>, name: &str) -> Result<(), Error> {
+        let what = format!("{} {name}", K::kind(&()));
+        if api.get_opt(name).await.map_err(Error::read(&what))?.is_none() {
+            return Ok(());
+        }
+        match api.delete(name, &DeleteParams::default()).await {
+            Ok(_) => {
+                self.wrote::<K>("delete");
+                Ok(())
+            }
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+            Err(error) => Err(Error::write(what)(error)),
+        }
+    }
+
     /// Writes the status when it differs from the one last read.
     pub async fn status<K, S>(&self, object: &K, previous: Option<&S>, status: &S) -> Result<(), Error>
     where
@@ -164,7 +177,7 @@ impl Writer {
         }
     }
 
-    fn wrote<K: Child>(&self, verb: &'static str) {
+    fn wrote<K: Applicable>(&self, verb: &'static str) {
         self.metrics.wrote(&K::kind(&()), verb);
     }
 }
@@ -209,7 +222,7 @@ fn to_value<K: Serialize>(object: &K, what: &str) -> Result<Value, Error> {
 }
 
 /// Adds the hash of the intent as annotation. A Secret gets none: a hash would let a short password be guessed.
-fn with_hash<K: Child>(mut value: Value) -> Value {
+fn with_hash<K: Applicable>(mut value: Value) -> Value {
     if K::kind(&()) != "Secret" {
         let hash = ConfigHash::of(&canonical_json(&value));
         value["metadata"]["annotations"][APPLIED] = hash.short().into();

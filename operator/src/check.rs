@@ -148,7 +148,8 @@ fn workload(plan: &Plan, object: &Value, say: &mut impl FnMut(String)) {
     {
         say("the pod does not meet restricted pod security".into());
     }
-    if pod["automountServiceAccountToken"] != false {
+    // A pod that names an account of its own uses its token.
+    if pod["automountServiceAccountToken"] != pod["serviceAccountName"].is_string() {
         say("the pod mounts a service account token it does not use".into());
     }
     let mut volumes: BTreeMap<&str, bool> =

@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use kube::api::DeleteParams;
 use kube::{Api, Client};
 
 use crate::apply::{Child, Writer};
+use crate::error::Error;
 use crate::events::Publisher;
 use crate::metrics::Metrics;
 use crate::namespace::followers::Followers;
@@ -48,6 +50,26 @@ impl Context {
 
     pub fn api<K: Child>(&self, namespace: &str) -> Api<K> {
         Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// An object, where it exists. A failed read is an error, never an absence.
+    pub async fn get<K: Child>(&self, namespace: &str, name: &str) -> Result<Option<K>, Error> {
+        let what = format!("{} {namespace}/{name}", K::kind(&()));
+        self.api::<K>(namespace).get_opt(name).await.map_err(Error::read(what))
+    }
+
+    /// Deletes an object, where it exists.
+    pub async fn remove<K: Child>(
+        &self,
+        writer: &Writer,
+        namespace: &str,
+        name: &str,
+        params: DeleteParams,
+    ) -> Result<(), Error> {
+        match self.get::<K>(namespace, name).await? {
+            Some(object) => writer.delete(&object, params).await,
+            None => Ok(()),
+        }
     }
 }
 

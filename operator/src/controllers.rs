@@ -20,6 +20,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use crate::apply::Child;
 use crate::context::Context;
 use crate::error::chain;
+use crate::infra::CLAIM_PREFIX;
 use crate::names::{children_of, object, owner_of};
 use crate::namespace::followers::Trigger;
 use crate::reconcile::{Kind, reconcile, reference, retry};
@@ -104,12 +105,11 @@ fn infra(ctx: &Context) -> Controller<Watched<SomaInfra>> {
                 refers && infra.namespace() == namespace
             })
         })
-        // The claim is made by the StatefulSet's controller, without our labels.
-        .watches(
-            metadata::<PersistentVolumeClaim>(ctx),
-            watcher::Config::default().fields(&format!("metadata.name={}", object::POSTGRES_CLAIM)),
-            move |claim| find(&by_claim, |infra: &SomaInfra| infra.namespace() == claim.namespace()),
-        )
+        // Claims are made by the StatefulSets' controller, without our labels.
+        .watches(metadata::<PersistentVolumeClaim>(ctx), watcher::Config::default(), move |claim| {
+            let ours = claim.name_any().starts_with(CLAIM_PREFIX);
+            find(&by_claim, |infra: &SomaInfra| ours && infra.namespace() == claim.namespace())
+        })
         .watches(
             Api::<PartialObjectMeta<Namespace>>::all(ctx.client.clone()),
             watcher::Config::default(),

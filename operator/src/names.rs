@@ -41,12 +41,11 @@ pub mod manager {
 /// Names of objects.
 pub mod object {
     pub const POSTGRES: &str = "postgres";
-    pub const POSTGRES_HEADLESS: &str = "postgres-headless";
-    pub const POSTGRES_VOLUME: &str = "data";
-    pub const POSTGRES_CLAIM: &str = "data-postgres-0";
-    pub const POSTGRES_POD: &str = "postgres-0";
     pub const POSTGRES_SECRET: &str = "postgres-superuser";
     pub const POSTGRES_CONN: &str = "postgres-conn";
+    pub const VAULT: &str = "vault";
+    pub const VAULT_UNSEAL: &str = "vault-unseal";
+    pub const VAULT_CONN: &str = "vault-conn";
     pub const MEMORY: &str = "memory";
     pub const API_TOKEN: &str = "soma-api-token";
     pub const API_TOKEN_KEY: &str = "SOMA_API_TOKEN";

@@ -5,6 +5,8 @@ struct Rule {
     groups: &'static [&'static str],
     resources: &'static [&'static str],
     verbs: &'static [&'static str],
+    /// Only objects of these names; any when empty.
+    names: &'static [&'static str],
     /// What breaks without it.
     reason: &'static str,
 }
@@ -18,83 +20,126 @@ const CLUSTER: &[Rule] = &[
         groups: &["apiextensions.k8s.io"],
         resources: &["customresourcedefinitions"],
         verbs: READ,
+        names: &[],
         reason: "Waits until the three kinds are installed before it becomes ready.",
     },
     Rule {
         groups: &["somastack.dev"],
         resources: &["somainfras", "somastacks", "memorynamespaces"],
         verbs: &["get", "list", "watch", "patch"],
+        names: &[],
         reason: "Reads the manifests; patch sets and removes the finalizer.",
     },
     Rule {
         groups: &["somastack.dev"],
         resources: &["somainfras/status", "somastacks/status", "memorynamespaces/status"],
         verbs: &["patch"],
+        names: &[],
         reason: "Writes what it found into the status.",
     },
     Rule {
         groups: &["somastack.dev"],
         resources: &["somainfras/finalizers", "somastacks/finalizers"],
         verbs: &["update"],
+        names: &[],
         reason: "Children refer to their owner and block its deletion; some clusters check this right for it.",
     },
     Rule {
         groups: &["apps"],
         resources: &["deployments", "statefulsets"],
         verbs: OWN,
+        names: &[],
         reason: "The memory service is a Deployment per revision, Postgres a StatefulSet; delete collects old revisions and lets a volume grow.",
     },
     Rule {
         groups: &[""],
         resources: &["services", "configmaps"],
         verbs: OWN,
+        names: &[],
         reason: "Services and aliases, and one immutable ConfigMap per configuration; delete collects what nothing uses.",
     },
     Rule {
         groups: &[""],
         resources: &["secrets"],
         verbs: OWN,
+        names: &[],
         reason: "Makes passwords, the API token and connection Secrets, and reads the Secret of an external Postgres, which may have any name.",
     },
     Rule {
         groups: &["policy"],
         resources: &["poddisruptionbudgets"],
         verbs: OWN,
+        names: &[],
         reason: "Bounds how many pods a node drain may take; deleted when one pod is left.",
     },
     Rule {
         groups: &[""],
         resources: &["pods"],
         verbs: &["get", "list", "watch", "delete"],
+        names: &[],
         reason: "Says why a pod does not start; deletes the Postgres pod to roll it.",
     },
     Rule {
         groups: &[""],
         resources: &["persistentvolumeclaims"],
         verbs: &["get", "list", "watch", "patch", "delete"],
+        names: &[],
         reason: "Never makes a password while a volume exists, lets it grow, and deletes it under deletionPolicy Delete.",
     },
     Rule {
         groups: &[""],
         resources: &["namespaces"],
         verbs: READ,
+        names: &[],
         reason: "Makes an alias once its namespace exists.",
+    },
+    Rule {
+        groups: &[""],
+        resources: &["serviceaccounts"],
+        verbs: &["get", "create", "patch"],
+        names: &[],
+        reason: "Vault runs as an account of its own.",
+    },
+    Rule {
+        groups: &["rbac.authorization.k8s.io"],
+        resources: &["clusterrolebindings"],
+        verbs: &["get", "create", "patch", "delete"],
+        names: &[],
+        reason: "Lets Vault ask the API server whose token it was given; that right is given for the whole cluster.",
+    },
+    Rule {
+        groups: &["rbac.authorization.k8s.io"],
+        resources: &["clusterroles"],
+        verbs: &["bind"],
+        names: &["system:auth-delegator"],
+        reason: "The only role it may bind.",
     },
     Rule {
         groups: &["events.k8s.io"],
         resources: &["events"],
         verbs: &["create", "patch"],
+        names: &[],
         reason: "Tells the owner of an object what happened to it; patch counts repetitions.",
     },
 ];
 
 /// In the operator's own namespace.
-const OWN_NAMESPACE: &[Rule] = &[Rule {
-    groups: &["coordination.k8s.io"],
-    resources: &["leases"],
-    verbs: &["get", "create", "update"],
-    reason: "Only the holder of the lease writes.",
-}];
+const OWN_NAMESPACE: &[Rule] = &[
+    Rule {
+        groups: &["coordination.k8s.io"],
+        resources: &["leases"],
+        verbs: &["get", "create", "update"],
+        names: &[],
+        reason: "Only the holder of the lease writes.",
+    },
+    Rule {
+        groups: &[""],
+        resources: &["serviceaccounts/token"],
+        verbs: &["create"],
+        names: &["soma-operator"],
+        reason: "Proves to Vault who it is.",
+    },
+];
 
 /// Both roles as YAML.
 pub fn manifests() -> String {
@@ -114,8 +159,13 @@ fn role(kind: &str, namespace: &str, rules: &[Rule]) -> String {
 
 fn rule_yaml(rule: &Rule) -> String {
     let list = |items: &[&str]| items.iter().map(|i| format!("\"{i}\"")).collect::<Vec<_>>().join(", ");
+    let names = if rule.names.is_empty() {
+        String::new()
+    } else {
+        format!("    resourceNames: [{}]\n", list(rule.names))
+    };
     format!(
-        "  # {}\n  - apiGroups: [{}]\n    resources: [{}]\n    verbs: [{}]\n",
+        "  # {}\n  - apiGroups: [{}]\n    resources: [{}]\n{names}    verbs: [{}]\n",
         rule.reason,
         list(rule.groups),
         list(rule.resources),

@@ -1,73 +1,23 @@
-//! Reads everything a SomaInfra refers to or owns. A failed read fails the attempt: it never counts as a change.
+//! Who else lives in the namespace of a SomaInfra, and who uses it.
 
-use std::collections::BTreeMap;
-
-use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::Secret;
 use kube::api::ListParams;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::{Api, ResourceExt};
 use soma_crds::{SomaInfra, SomaStack};
 
-use crate::apply::Child;
 use crate::context::Context;
 use crate::error::Error;
-use crate::names::{children_of, label, object};
+use crate::names::{label, object};
 use crate::reconcile::Kind;
 
-/// What the cluster holds for a SomaInfra.
-#[derive(Clone, Debug, Default)]
-pub struct Observed {
-    /// Name of an older SomaInfra in the same namespace.
-    pub elder: Option<String>,
-    /// `postgres-superuser`.
-    pub passwords: Option<Secret>,
-    /// `postgres-conn`.
-    pub conn: Option<Secret>,
-    /// The Secret an external Postgres is described by.
-    pub external: Option<Secret>,
-    pub claim: Option<PersistentVolumeClaim>,
-    pub set: Option<StatefulSet>,
-    pub pod: Option<Pod>,
-    /// What stands at the alias' name in each alias namespace; absent when the namespace is.
-    pub aliases: BTreeMap<String, Option<Service>>,
-    /// Aliases this SomaInfra made, wherever they are.
-    pub own_aliases: Vec<Service>,
-}
-
-pub async fn dereference(ctx: &Context, infra: &SomaInfra) -> Result<Observed, Error> {
-    let namespace = infra.namespace().unwrap_or_default();
-    let external = match &infra.spec.postgres.external {
-        Some(external) => get(ctx, &namespace, &external.secret_ref.name).await?,
-        None => None,
-    };
-    let conn = get::<Secret>(ctx, &namespace, object::POSTGRES_CONN).await?;
-    Ok(Observed {
-        elder: elder(ctx, infra, conn.as_ref()).await?,
-        passwords: get(ctx, &namespace, object::POSTGRES_SECRET).await?,
-        conn,
-        external,
-        claim: get(ctx, &namespace, object::POSTGRES_CLAIM).await?,
-        set: get(ctx, &namespace, object::POSTGRES).await?,
-        pod: get(ctx, &namespace, object::POSTGRES_POD).await?,
-        aliases: aliases(ctx, infra).await?,
-        own_aliases: own_aliases(ctx, infra).await?,
-    })
-}
-
-async fn get<K: Child>(ctx: &Context, namespace: &str, name: &str) -> Result<Option<K>, Error> {
-    let what = format!("{} {namespace}/{name}", K::kind(&()));
-    ctx.api::<K>(namespace).get_opt(name).await.map_err(Error::read(what))
-}
-
 /// The older of two SomaInfra in one namespace has it: their objects would carry the same names.
-async fn elder(ctx: &Context, infra: &SomaInfra, conn: Option<&Secret>) -> Result<Option<String>, Error> {
-    let all = ctx
-        .api::<SomaInfra>(&infra.namespace().unwrap_or_default())
-        .list_metadata(&ListParams::default())
-        .await
-        .map_err(Error::read("the SomaInfras of the namespace"))?;
-    Ok(elder_among(infra, &all.items, conn))
+pub async fn elder(ctx: &Context, infra: &SomaInfra) -> Result<Option<String>, Error> {
+    let namespace = infra.namespace().unwrap_or_default();
+    let conn = ctx.get::<Secret>(&namespace, object::POSTGRES_CONN).await?;
+    let all = ctx.api::<SomaInfra>(&namespace).list_metadata(&ListParams::default()).await;
+    let all = all.map_err(Error::read("the SomaInfras of the namespace"))?;
+    Ok(elder_among(infra, &all.items, conn.as_ref()))
 }
 
 /// Name of the object that has the namespace instead of `object`: the one that `child` belongs to, as long as it is
@@ -84,38 +34,6 @@ pub fn elder_among<K: Kind>(
     let own = (object.creation_timestamp().map(|t| t.0), object.name_any());
     let older = all.iter().map(|other| (other.creation_timestamp().map(|t| t.0), other.name_any()));
     older.filter(|other| *other < own).min().map(|(_, name)| name)
-}
-
-async fn aliases(ctx: &Context, infra: &SomaInfra) -> Result<BTreeMap<String, Option<Service>>, Error> {
-    let namespaces: Api<Namespace> = Api::all(ctx.client.clone());
-    let mut found = BTreeMap::new();
-    for alias in &infra.spec.alias_namespaces {
-        let namespace =
-            namespaces.get_metadata_opt(alias).await.map_err(Error::read(format!("Namespace {alias}")))?;
-        if namespace.is_some_and(|n| n.metadata.deletion_timestamp.is_none()) {
-            found.insert(alias.clone(), get(ctx, alias, object::POSTGRES).await?);
-        }
-    }
-    Ok(found)
-}
-
-/// The aliases a SomaInfra made.
-pub async fn own_aliases(ctx: &Context, infra: &SomaInfra) -> Result<Vec<Service>, Error> {
-    let selector = format!(
-        "{},{}=alias,{}={},{}={}",
-        children_of(SomaInfra::KIND),
-        label::ROLE,
-        label::INSTANCE,
-        infra.name_any(),
-        label::OWNER_NAMESPACE,
-        infra.namespace().unwrap_or_default(),
-    );
-    let services: Api<Service> = Api::all(ctx.client.clone());
-    let listed = services
-        .list(&ListParams::default().labels(&selector))
-        .await
-        .map_err(Error::read("alias Services"))?;
-    Ok(listed.items)
 }
 
 /// The SomaStacks that refer to a SomaInfra, as `namespace/name`.

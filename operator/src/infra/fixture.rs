@@ -6,9 +6,6 @@ use k8s_openapi::api::core::v1::Secret;
 use serde_json::json;
 use soma_crds::SomaInfra;
 
-use super::dereference::Observed;
-use crate::names::{Owner, object};
-
 pub fn infra(spec: serde_json::Value) -> SomaInfra {
     serde_json::from_value(json!({
         "apiVersion": "somastack.dev/v1alpha1", "kind": "SomaInfra",
@@ -22,27 +19,11 @@ pub fn managed() -> SomaInfra {
     infra(json!({"aliasNamespaces": ["soma"]}))
 }
 
-pub fn owner() -> Owner {
-    Owner { kind: "SomaInfra", namespace: "soma-infra".into(), name: "shared".into() }
-}
-
 pub fn secret(data: &[(&str, &str)]) -> Secret {
     let data = data.iter().map(|(k, v)| ((*k).to_owned(), ByteString(v.as_bytes().to_vec()))).collect();
     Secret { data: Some(data), ..Default::default() }
 }
 
-pub fn passwords() -> Secret {
-    secret(&[("password", "super"), (object::MEMORY_DATABASE, "mem")])
-}
-
-/// A cluster in which namespace `soma` exists.
-pub fn observed() -> Observed {
-    Observed { aliases: [("soma".to_owned(), None)].into(), ..Default::default() }
-}
-
-pub fn external() -> (SomaInfra, Observed) {
-    let infra =
-        infra(json!({"aliasNamespaces": ["soma"], "postgres": {"external": {"secretRef": {"name": "pg"}}}}));
-    let external = Some(secret(&[("host", "db.example.org"), ("username", "u"), ("password", "p")]));
-    (infra, Observed { external, ..observed() })
+pub fn external() -> SomaInfra {
+    infra(json!({"aliasNamespaces": ["soma"], "postgres": {"external": {"secretRef": {"name": "pg"}}}}))
 }

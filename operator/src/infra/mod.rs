@@ -1,27 +1,61 @@
-//! SomaInfra: from a manifest to a Postgres that answers and a Secret that says where.
+//! SomaInfra: from a manifest to components that answer, and a Secret per component that says where.
 
-mod apply;
-mod build;
-mod database;
+mod alias;
+mod blocked;
+mod component;
 mod dereference;
-mod passwords;
+mod postgres;
 mod roll;
+mod secret;
+mod set;
 mod status;
-mod validate;
+mod vault;
 
 #[cfg(test)]
 pub mod fixture;
 
+use kube::{Resource, ResourceExt};
+use serde_json::{Value, json};
 use soma_crds::{DeletionPolicy, SomaInfra};
 
 pub use dereference::elder_among;
-pub use validate::parse_sslmode;
+pub use postgres::parse_sslmode;
+pub use set::CLAIM_PREFIX;
 
+use crate::apply::Batch;
 use crate::context::Context;
 use crate::error::Error;
 use crate::events::Note;
-use crate::names::{manager, reason};
+use crate::names::{Owner, manager, reason};
 use crate::reconcile::{Kind, Outcome, Release};
+
+/// The SomaInfra that components are made for.
+pub struct Site<'a> {
+    pub infra: &'a SomaInfra,
+    pub owner: Owner,
+}
+
+impl<'a> Site<'a> {
+    pub fn new(infra: &'a SomaInfra) -> Self {
+        let (namespace, name) = (infra.namespace().unwrap_or_default(), infra.name_any());
+        Self { infra, owner: Owner { kind: SomaInfra::KIND, name, namespace } }
+    }
+
+    /// Metadata of an object that goes when the SomaInfra goes.
+    pub fn metadata(&self, component: &str, name: &str) -> Value {
+        json!({
+            "name": name,
+            "namespace": self.owner.namespace,
+            "labels": self.owner.labels(component),
+            "ownerReferences": [self.infra.controller_owner_ref(&())],
+        })
+    }
+
+    /// DNS name of a component's Service.
+    pub fn host(&self, component: &str) -> String {
+        format!("{component}.{}.svc.cluster.local", self.owner.namespace)
+    }
+}
 
 impl Kind for SomaInfra {
     const KIND: &'static str = "SomaInfra";
@@ -29,18 +63,17 @@ impl Kind for SomaInfra {
 
     async fn drive(ctx: &Context, infra: &SomaInfra) -> Result<Outcome, Error> {
         let writer = ctx.writer(Self::MANAGER);
-        let observed = Box::pin(dereference::dereference(ctx, infra)).await?;
-        let wanted = match validate::validate(infra, &observed) {
-            Ok(wanted) => wanted,
-            Err(blocked) => return status::blocked(&writer, infra, &observed, &blocked).await,
-        };
-        let credentials = passwords::credentials(&writer, &wanted).await?;
-        let objects = build::objects(&wanted)?;
-        build::check(&objects)?;
-        let applied = Box::pin(apply::apply(&writer, &wanted, &observed, objects)).await;
-        let database = database::ensure(ctx, &wanted, &observed, &credentials).await;
-        let published = apply::publish(&writer, &wanted, &observed, &credentials, &database).await;
-        status::update(&writer, infra, &wanted, &observed, applied, &database, published).await
+        let site = Site::new(infra);
+        if let Some(elder) = dereference::elder(ctx, infra).await? {
+            return status::taken(&writer, &site, elder).await;
+        }
+        let observed = alias::observe(ctx, infra).await?;
+        let mut reports = vec![Box::pin(postgres::drive(ctx, &writer, &site)).await];
+        reports.extend(Box::pin(vault::drive(ctx, &writer, &site)).await);
+        let aliases = alias::build(&site, &status::aliases(&reports), &observed)?;
+        let mut batch = Batch::default();
+        alias::apply(&writer, &aliases, &observed, &mut batch).await;
+        status::update(&writer, &site, reports, aliases, batch).await
     }
 
     async fn release(ctx: &Context, infra: &SomaInfra) -> Result<Release, Error> {
@@ -49,17 +82,19 @@ impl Kind for SomaInfra {
         if !users.is_empty() {
             return status::in_use(&writer, infra, &users).await.map(Release::Held);
         }
-        apply::remove_aliases(ctx, &writer, infra).await?;
+        alias::remove(ctx, &writer, infra).await?;
+        vault::release(ctx, &writer, infra).await?;
         let note = match infra.spec.deletion_policy {
             DeletionPolicy::Retain => Note::normal(
                 reason::DATA_KEPT,
-                "the Postgres volume and its Secrets stay, as deletionPolicy Retain says; a SomaInfra of the same name in this namespace takes them up again",
+                "volumes and Secrets stay, as deletionPolicy Retain says; a SomaInfra of the same name in this namespace takes them up again",
             ),
             DeletionPolicy::Delete => {
-                apply::remove_data(ctx, &writer, infra).await?;
+                postgres::remove_data(ctx, &writer, infra).await?;
+                vault::remove_data(ctx, &writer, infra).await?;
                 Note::normal(
                     reason::DATA_DELETED,
-                    "the Postgres volume and its Secrets are deleted, as deletionPolicy Delete says",
+                    "volumes and Secrets are deleted, as deletionPolicy Delete says",
                 )
             }
         };

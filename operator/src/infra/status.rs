@@ -1,39 +1,23 @@
 //! What the owner of a SomaInfra gets to know.
 
-use std::time::Duration;
+use soma_crds::{Component, SomaInfra, SomaInfraStatus};
 
-use soma_crds::{Component, Mode, SomaInfra, SomaInfraStatus};
-
-use super::apply::Applied;
-use super::database::Database;
-use super::dereference::Observed;
-use super::validate::{Blocked, Postgres, Wanted};
-use crate::apply::Writer;
+use super::Site;
+use super::alias::Aliases;
+use super::blocked::Blocked;
+use super::component::Report;
+use crate::apply::{Batch, Writer};
 use crate::conditions::{Health, Stage, conditions, transition};
 use crate::error::Error;
 use crate::events::Note;
-use crate::names::{object, reason};
+use crate::names::reason;
 use crate::reconcile::{Next, Outcome};
 
-/// Nothing in the cluster tells when a database elsewhere goes away or comes back, so it is asked. The answer is
-/// written only when it differs.
-const EXTERNAL_PROBE: Duration = Duration::from_mins(1);
-
-/// Nothing can be built: the last good state stays.
-pub async fn blocked(
-    writer: &Writer,
-    infra: &SomaInfra,
-    observed: &Observed,
-    blocked: &Blocked,
-) -> Result<Outcome, Error> {
-    let health = Health::degraded(
-        observed.conn.is_some() && observed.elder.is_none(),
-        blocked.reason(),
-        blocked.to_string(),
-    );
-    let components = infra.status.as_ref().map(|s| s.components.clone()).unwrap_or_default();
-    let notes = write(writer, infra, &health, components).await?;
-    Ok(Outcome::settled(notes))
+/// The namespace belongs to another SomaInfra.
+pub async fn taken(writer: &Writer, site: &Site<'_>, elder: String) -> Result<Outcome, Error> {
+    let blocked = Blocked::NamespaceTaken { namespace: site.owner.namespace.clone(), elder };
+    let health = Health::degraded(false, blocked.reason(), blocked.to_string());
+    keep(writer, site.infra, &health).await
 }
 
 /// A deletion that has to wait for its users.
@@ -42,100 +26,80 @@ pub async fn in_use(writer: &Writer, infra: &SomaInfra, users: &[String]) -> Res
         "deletion waits, because these SomaStacks use it: {}. Delete them first with `kubectl delete somastack`",
         users.join(", ")
     );
-    let available = infra
-        .status
-        .as_ref()
-        .and_then(|s| s.condition(soma_crds::condition::AVAILABLE))
-        .is_some_and(|c| c.status == "True");
-    let health = Health::degraded(available, reason::IN_USE, message);
+    let status = infra.status.as_ref();
+    let available =
+        status.and_then(|s| s.condition(soma_crds::condition::AVAILABLE)).is_some_and(|c| c.status == "True");
+    keep(writer, infra, &Health::degraded(available, reason::IN_USE, message)).await
+}
+
+/// A new health over the components as they were.
+async fn keep(writer: &Writer, infra: &SomaInfra, health: &Health) -> Result<Outcome, Error> {
     let components = infra.status.as_ref().map(|s| s.components.clone()).unwrap_or_default();
-    let notes = write(writer, infra, &health, components).await?;
-    Ok(Outcome::settled(notes))
+    Ok(Outcome::settled(write(writer, infra, health, components).await?))
+}
+
+/// The aliases the components ask for, as name and host.
+pub fn aliases(reports: &[Report]) -> Vec<(&str, String)> {
+    reports.iter().filter_map(|r| Some((r.component.name.as_str(), r.alias.clone()?))).collect()
 }
 
 pub async fn update(
     writer: &Writer,
-    infra: &SomaInfra,
-    wanted: &Wanted,
-    observed: &Observed,
-    applied: Applied,
-    database: &Database,
-    published: Result<bool, Error>,
+    site: &Site<'_>,
+    reports: Vec<Report>,
+    aliases: Aliases,
+    batch: Batch,
 ) -> Result<Outcome, Error> {
-    let Applied { mut notes, waiting, refusal } = applied;
-    let refusal = refusal.or_else(|| published.as_ref().err().map(|error| crate::error::chain(error)));
-    let available = matches!(published, Ok(true)) && matches!(database, Database::Ready { .. });
-    let health = health(available, database, waiting.as_deref(), refusal.as_deref());
-    let component = component(infra, wanted, observed, database, &health);
-    notes.extend(write(writer, infra, &health, vec![component]).await?);
-    if let Some(refusal) = refusal {
-        return Err(Error::ApplyFailed(refusal));
+    let mut health = summary(&reports);
+    let refusals: Vec<_> = reports.iter().filter_map(|r| r.refusal.clone()).chain(batch.refusal()).collect();
+    if let Some(refusal) = batch.refusal()
+        && health.stage != Stage::Degraded
+    {
+        health =
+            Health::degraded(health.available, "ApplyFailed", format!("an alias was refused: {refusal}"));
     }
-    let next = match (&wanted.postgres, database) {
-        (_, Database::Unreachable(_)) => Next::Again,
-        (Postgres::External(_), _) => Next::After(EXTERNAL_PROBE),
-        (Postgres::Managed(_), _) => Next::Change,
-    };
-    Ok(Outcome { next, notes })
-}
-
-fn health(available: bool, database: &Database, waiting: Option<&str>, refusal: Option<&str>) -> Health {
-    if let Some(refusal) = refusal {
-        let message = format!(
-            "the API server refused: {refusal}. It is tried again; lift the quota or policy that refuses it"
-        );
-        return Health::degraded(available, "ApplyFailed", message);
+    let next = reports.iter().map(|r| r.next).min_by_key(|next| urgency(*next)).unwrap_or(Next::Change);
+    let mut notes = Vec::new();
+    let mut components = Vec::new();
+    for report in reports {
+        notes.extend(report.notes);
+        components.push(report.component);
     }
-    match (database, waiting) {
-        (Database::Ready { .. }, Some(waiting)) => Health::progressing(
-            available,
-            reason::ROLLING_OUT,
-            format!("Postgres answers on an older template: {waiting}"),
-        ),
-        (Database::Ready { version }, None) => Health::ready(format!("Postgres {version} answers")),
-        (Database::Starting(what), _) => Health::progressing(available, reason::STARTING, what.clone()),
-        (Database::Broken(trouble), _) => {
-            Health::degraded(available, trouble.reason, trouble.message.clone())
-        }
-        (Database::Unreachable(why), _) => Health::degraded(
-            available,
-            "PostgresUnreachable",
-            format!(
-                "Postgres does not answer: {why}. Check that it runs, that its address, user and password are right, and that network policies let the operator connect"
-            ),
-        ),
+    if let (Some(note), Some(first)) = (aliases.note, components.first_mut()) {
+        let said = first.message.take().map(|said| format!("{said}. "));
+        first.message = Some(said.unwrap_or_default() + &note);
+    }
+    notes.extend(write(writer, site.infra, &health, components).await?);
+    if refusals.is_empty() {
+        Ok(Outcome { next, notes })
+    } else {
+        Err(Error::ApplyFailed(refusals.join("; ")))
     }
 }
 
-fn component(
-    infra: &SomaInfra,
-    wanted: &Wanted,
-    observed: &Observed,
-    database: &Database,
-    health: &Health,
-) -> Component {
-    let before = infra.status.as_ref().and_then(|s| s.components.first());
-    let (mode, endpoint) = match &wanted.postgres {
-        Postgres::Managed(_) => {
-            (Mode::Managed, format!("{}.{}.svc.cluster.local:5432", object::POSTGRES, wanted.owner.namespace))
-        }
-        Postgres::External(external) => (Mode::External, format!("{}:{}", external.host, external.port)),
-    };
-    let version = match database {
-        Database::Ready { version } => Some(version.clone()),
-        _ => before.and_then(|c| c.version.clone()),
-    };
-    let single = matches!(mode, Mode::Managed).then_some("one instance without automatic failover");
-    let news = (health.stage != Stage::Ready).then_some(health.message.as_str());
-    let parts: Vec<_> = news.into_iter().chain(single).chain(wanted.alias_note.as_deref()).collect();
-    Component {
-        name: object::POSTGRES.into(),
-        mode,
-        ready: matches!(database, Database::Ready { .. }) && (observed.conn.is_some() || health.available),
-        version,
-        endpoint: Some(endpoint),
-        message: (!parts.is_empty()).then(|| parts.join(". ")),
+/// Soonest first.
+fn urgency(next: Next) -> (u8, u64) {
+    match next {
+        Next::Again => (0, 0),
+        Next::After(time) => (1, time.as_secs()),
+        Next::Change => (2, 0),
     }
+}
+
+/// One health for all components: the worst of them, naming each that is not ready.
+fn summary(reports: &[Report]) -> Health {
+    let rank = |r: &&Report| match r.health.stage {
+        Stage::Degraded => 0,
+        Stage::Progressing => 1,
+        Stage::Ready => 2,
+    };
+    let Some(worst) = reports.iter().min_by_key(rank) else { return Health::ready("nothing is asked for") };
+    let available = reports.iter().all(|r| r.health.available);
+    let all_ready = worst.health.stage == Stage::Ready;
+    let telling = reports.iter().filter(|r| all_ready || r.health.stage != Stage::Ready);
+    let messages: Vec<_> = telling.map(|r| r.health.message.as_str()).collect();
+    let message = messages.join(if all_ready { ", " } else { ". " });
+    Health { available, message, ..worst.health.clone() }
 }
 
 async fn write(

@@ -40,27 +40,22 @@ pub async fn dereference(ctx: &Context, stack: &SomaStack) -> Result<Observed, E
     let siblings = ctx.api::<SomaStack>(&namespace).list_metadata(&ListParams::default()).await;
     let siblings = siblings.map_err(Error::read("the SomaStacks of the namespace"))?;
     let has_infra = ctx.api::<SomaInfra>(&infra_namespace).get_metadata_opt(&infra).await;
-    let service = get::<Service>(ctx, &namespace, object::MEMORY).await?;
+    let service = ctx.get::<Service>(&namespace, object::MEMORY).await?;
     Ok(Observed {
         elder: elder_among(stack, &siblings.items, service.as_ref()),
         has_infra: has_infra.map_err(Error::read(format!("SomaInfra {infra_namespace}/{infra}")))?.is_some(),
-        conn: get(ctx, &infra_namespace, object::POSTGRES_CONN).await?,
-        token: get(ctx, &namespace, object::API_TOKEN).await?,
+        conn: ctx.get(&infra_namespace, object::POSTGRES_CONN).await?,
+        token: ctx.get(&namespace, object::API_TOKEN).await?,
         deployments: list(ctx, &namespace, &labels).await?,
         config_maps: list(ctx, &namespace, &labels).await?,
         pods: list(ctx, &namespace, &labels).await?,
         service,
-        budget: get(ctx, &namespace, object::MEMORY).await?,
+        budget: ctx.get(&namespace, object::MEMORY).await?,
     })
 }
 
 pub fn owner(stack: &SomaStack) -> Owner {
     Owner { kind: SomaStack::KIND, namespace: stack.namespace().unwrap_or_default(), name: stack.name_any() }
-}
-
-async fn get<K: Child>(ctx: &Context, namespace: &str, name: &str) -> Result<Option<K>, Error> {
-    let what = format!("{} {namespace}/{name}", K::kind(&()));
-    ctx.api::<K>(namespace).get_opt(name).await.map_err(Error::read(what))
 }
 
 async fn list<K: Child>(ctx: &Context, namespace: &str, labels: &str) -> Result<Vec<K>, Error> {

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::wait::{Condition, await_condition};
 use kube::{Client, ResourceExt};
+use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use soma_testenv::programs::program;
@@ -114,6 +115,15 @@ impl Soma {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
         Ok(answer)
+    }
+
+    /// SIGTERM, and waits for the end: what it was writing is written.
+    pub fn stop_operator(&mut self) -> anyhow::Result<()> {
+        let mut operator = self.operator.take().context("the operator does not run")?;
+        operator.signal(Signal::SIGTERM)?;
+        let status = operator.wait()?;
+        ensure!(status.success(), "the operator did not stop cleanly: {status}");
+        Ok(())
     }
 
     /// SIGKILL.

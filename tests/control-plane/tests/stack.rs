@@ -153,7 +153,7 @@ async fn drift_is_repaired_and_nothing_else_is_touched() {
     soma.eventually(world.stacks.clone(), "soma", "Ready", stack_is("True", "Ready")).await.unwrap();
 
     // A new operator process reconciles everything once and finds nothing to write.
-    world.soma.kill_operator().unwrap();
+    world.soma.stop_operator().unwrap();
     let mark = world.soma.plane.audit().mark().unwrap();
     world.soma.start_operator().unwrap();
     world.soma.reconciled(&[("SomaInfra", 1), ("SomaStack", 1)]).await.unwrap();

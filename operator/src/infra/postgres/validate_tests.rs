@@ -1,16 +1,21 @@
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Service};
-use serde_json::json;
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use soma_crds::SomaInfra;
 
 use super::*;
 use crate::infra::fixture;
 
 fn blocked(infra: &SomaInfra, observed: &Observed) -> Blocked {
-    validate(infra, observed).unwrap_err()
+    validate(&Site::new(infra), observed).unwrap_err()
+}
+
+fn external() -> (SomaInfra, Observed) {
+    let secret = fixture::secret(&[("host", "db.example.org"), ("username", "u"), ("password", "p")]);
+    (fixture::external(), Observed { external: Some(secret), ..Default::default() })
 }
 
 #[test]
 fn a_missing_secret_is_named_with_the_command_that_makes_it() {
-    let (infra, observed) = fixture::external();
+    let (infra, observed) = external();
     let error = blocked(&infra, &Observed { external: None, ..observed });
     assert_eq!(error.reason(), "SecretMissing");
     assert!(
@@ -20,7 +25,7 @@ fn a_missing_secret_is_named_with_the_command_that_makes_it() {
 
 #[test]
 fn a_missing_or_wrong_key_is_named() {
-    let (infra, observed) = fixture::external();
+    let (infra, observed) = external();
     let with = |data: &[(&str, &str)]| {
         blocked(&infra, &Observed { external: Some(fixture::secret(data)), ..observed.clone() })
     };
@@ -41,42 +46,24 @@ fn a_missing_or_wrong_key_is_named() {
 #[test]
 fn no_new_password_is_made_while_a_volume_exists() {
     let infra = fixture::managed();
-    let with_volume = Observed { claim: Some(PersistentVolumeClaim::default()), ..fixture::observed() };
+    let live = Live { claims: [(0, PersistentVolumeClaim::default())].into(), ..Default::default() };
+    let with_volume = Observed { live, ..Default::default() };
     let error = blocked(&infra, &with_volume);
     assert_eq!(error.reason(), "PasswordLost");
     assert!(error.to_string().contains("Restore the Secret"));
-    let half = Observed { passwords: Some(fixture::secret(&[("password", "x")])), ..fixture::observed() };
+    let half = Observed { passwords: Some(fixture::secret(&[("password", "x")])), ..Default::default() };
     assert_eq!(blocked(&infra, &half).reason(), "PasswordLost", "a key is gone");
-    let kept = Observed { passwords: Some(fixture::passwords()), ..with_volume };
-    assert!(validate(&infra, &kept).is_ok());
-    assert!(validate(&infra, &fixture::observed()).is_ok(), "a first install");
-}
-
-#[test]
-fn the_older_of_two_has_the_namespace() {
-    let error =
-        blocked(&fixture::managed(), &Observed { elder: Some("first".into()), ..fixture::observed() });
-    assert_eq!(error.reason(), "NamespaceTaken");
-    assert!(error.to_string().contains("first"));
-}
-
-#[test]
-fn a_foreign_service_is_left_alone_and_an_absent_namespace_is_named() {
-    let infra = fixture::infra(json!({"aliasNamespaces": ["soma", "gone", "soma-infra"]}));
-    let foreign =
-        Observed { aliases: [("soma".to_owned(), Some(Service::default()))].into(), ..Default::default() };
-    let wanted = validate(&infra, &foreign).unwrap();
-    assert!(wanted.aliases.unwrap().namespaces.is_empty());
-    let note = wanted.alias_note.unwrap();
-    assert!(
-        note.contains("Service soma/postgres belongs to somebody else")
-            && note.contains("namespace gone does not exist")
-    );
+    let kept = Observed {
+        passwords: Some(fixture::secret(&[("password", "super"), (object::MEMORY_DATABASE, "mem")])),
+        ..with_volume
+    };
+    assert!(validate(&Site::new(&infra), &kept).is_ok());
+    assert!(validate(&Site::new(&infra), &Observed::default()).is_ok(), "a first install");
 }
 
 #[test]
 fn secrets_are_not_printed() {
-    let (infra, observed) = fixture::external();
-    let wanted = validate(&infra, &observed).unwrap();
-    assert_eq!(format!("{:?}", wanted.postgres), "External(External(db.example.org:5432/somamemory))");
+    let (infra, observed) = external();
+    let wanted = validate(&Site::new(&infra), &observed).unwrap();
+    assert_eq!(format!("{wanted:?}"), "External(External(db.example.org:5432/somamemory))");
 }

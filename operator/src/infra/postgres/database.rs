@@ -8,75 +8,41 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
 
 use super::build::PORT;
-use super::dereference::Observed;
 use super::passwords::Credentials;
-use super::validate::{External, Passwords, Postgres, Wanted};
+use super::validate::{External, Observed, Passwords};
 use crate::context::Context;
 use crate::error::chain;
+use crate::infra::Site;
+use crate::infra::component::State;
+use crate::infra::set;
 use crate::names::object;
-use crate::pods;
 
 /// Longest time all statements of one attempt may take together.
 const BUDGET: Duration = Duration::from_secs(10);
 
-/// Where the database stands.
-pub enum Database {
-    /// It answers and holds what the services need.
-    Ready { version: String },
-    /// Its pod has still to start.
-    Starting(String),
-    /// Its pod will not start by itself.
-    Broken(pods::Trouble),
-    /// It does not answer, or refuses.
-    Unreachable(String),
-}
-
-pub async fn ensure(
-    ctx: &Context,
-    wanted: &Wanted,
-    observed: &Observed,
-    credentials: &Credentials,
-) -> Database {
-    if let Postgres::Managed(_) = wanted.postgres
-        && let Some(waiting) = wait_for_pod(observed)
+pub async fn ensure(ctx: &Context, site: &Site<'_>, observed: &Observed, credentials: &Credentials) -> State {
+    let attempt = async {
+        match credentials {
+            Credentials::External(external) => probe(external).await,
+            Credentials::Managed(passwords) => {
+                let at = ctx.addresses.postgres_of(&site.owner.namespace);
+                // The pod itself rather than its Service: it answers as soon as it is ready, before every proxy has
+                // heard of it.
+                let own = observed.live.address(0, PORT);
+                provision(&at.or(own).unwrap_or_default(), passwords).await
+            }
+        }
+    };
+    if let Credentials::Managed(_) = credentials
+        && let Some(waiting) = set::unready(&observed.live, object::POSTGRES, 0)
     {
         return waiting;
     }
-    let address = ctx
-        .addresses
-        .postgres_of(&wanted.owner.namespace)
-        .or_else(|| pod_address(observed))
-        .unwrap_or_default();
-    let attempt = async {
-        match credentials {
-            Credentials::Managed(passwords) => provision(&address, passwords).await,
-            Credentials::External(external) => probe(external).await,
-        }
-    };
     match tokio::time::timeout(BUDGET, attempt).await {
-        Ok(Ok(version)) => Database::Ready { version },
-        Ok(Err(error)) => Database::Unreachable(chain(&error)),
-        Err(_) => Database::Unreachable(format!("no answer within {} s", BUDGET.as_secs())),
+        Ok(Ok(version)) => State::Ready { version },
+        Ok(Err(error)) => State::Unreachable(chain(&error)),
+        Err(_) => State::Unreachable(format!("no answer within {} s", BUDGET.as_secs())),
     }
-}
-
-/// The pod itself rather than its Service: it answers as soon as it is ready, before every proxy has heard of it.
-fn pod_address(observed: &Observed) -> Option<String> {
-    let ip = observed.pod.as_ref()?.status.as_ref()?.pod_ip.as_ref()?;
-    Some(format!("{ip}:{PORT}"))
-}
-
-fn wait_for_pod(observed: &Observed) -> Option<Database> {
-    let Some(pod) = &observed.pod else {
-        return Some(Database::Starting("waiting for pod postgres-0 to be created".into()));
-    };
-    if pods::is_ready(pod) {
-        return None;
-    }
-    Some(match pods::trouble([pod]) {
-        Some(trouble) => Database::Broken(trouble),
-        None => Database::Starting("waiting for pod postgres-0 to become ready".into()),
-    })
 }
 
 /// What a user may call the database, and what it answered.

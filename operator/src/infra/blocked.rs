@@ -1,0 +1,48 @@
+//! What a user has to put right before a component can be built. Every message ends with what to do.
+
+/// Why nothing can be built.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Blocked {
+    #[error(
+        "namespace {namespace} already has the SomaInfra {elder}, and their objects would carry the same names. Delete one of them, or move this one to another namespace"
+    )]
+    NamespaceTaken { namespace: String, elder: String },
+    #[error(
+        "Secret {namespace}/{name} does not exist. Create it with `kubectl -n {namespace} create secret generic {name}{}`",
+        literals(keys)
+    )]
+    SecretMissing { namespace: String, name: String, keys: &'static [&'static str] },
+    #[error(
+        "Secret {namespace}/{name} has no key `{key}`. Add it with `kubectl -n {namespace} patch secret {name} --type merge -p '{{\"stringData\":{{\"{key}\":\"VALUE\"}}}}'`"
+    )]
+    SecretKeyMissing { namespace: String, name: String, key: &'static str },
+    #[error(
+        "key `{key}` of Secret {namespace}/{name} {problem}. Set it with `kubectl -n {namespace} patch secret {name} --type merge -p '{{\"stringData\":{{\"{key}\":\"VALUE\"}}}}'`"
+    )]
+    SecretValueInvalid { namespace: String, name: String, key: &'static str, problem: &'static str },
+    #[error(
+        "the volume {claim} exists but Secret {namespace}/{name} with its password does not, or lacks a key; a new password would not open the data. Restore the Secret from a backup, or, to begin with empty data, delete the volume with `kubectl -n {namespace} delete statefulset/{component} pvc/{claim}`"
+    )]
+    PasswordLost { namespace: String, component: &'static str, name: &'static str, claim: String },
+    #[error("spec.{component}.managed.resources: {problem}")]
+    ResourcesInvalid { component: &'static str, problem: String },
+}
+
+fn literals(keys: &[&str]) -> String {
+    let literal = |key: &&str| format!(" --from-literal={key}={}", key.to_uppercase());
+    keys.iter().map(literal).collect::<Vec<_>>().concat()
+}
+
+impl Blocked {
+    /// The variant's name: condition and event reason.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NamespaceTaken { .. } => "NamespaceTaken",
+            Self::SecretMissing { .. } => "SecretMissing",
+            Self::SecretKeyMissing { .. } => "SecretKeyMissing",
+            Self::SecretValueInvalid { .. } => "SecretValueInvalid",
+            Self::PasswordLost { .. } => "PasswordLost",
+            Self::ResourcesInvalid { .. } => "ResourcesInvalid",
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! What a component tells about itself, whatever it is.
+
+use std::time::Duration;
+
+use soma_crds::{Component, Mode};
+
+use super::Site;
+use super::blocked::Blocked;
+use super::set::Applied;
+use crate::conditions::{Health, Stage};
+use crate::error::{Error, chain};
+use crate::events::Note;
+use crate::names::reason;
+use crate::pods::Trouble;
+use crate::reconcile::Next;
+
+/// Nothing in the cluster tells when something elsewhere goes away or comes back, so it is asked. The answer is
+/// written only when it differs.
+const EXTERNAL_PROBE: Duration = Duration::from_mins(1);
+
+/// Where a component stands, by its own protocol.
+#[derive(Debug)]
+pub enum State {
+    /// It answers and holds what the services need.
+    Ready { version: String },
+    /// It has still to start.
+    Starting(String),
+    /// It takes a step of which nothing in the cluster tells.
+    Forming(String),
+    /// Its pod will not start by itself.
+    Broken(Trouble),
+    /// It runs, but somebody has to act; perhaps it serves all the same.
+    Stuck { reason: &'static str, message: String, serving: bool },
+    /// It does not answer, or refuses.
+    Unreachable(String),
+}
+
+impl State {
+    pub fn is_ready(&self) -> bool {
+        matches!(self, Self::Ready { .. })
+    }
+
+    fn serves(&self) -> bool {
+        self.is_ready() || matches!(self, Self::Stuck { serving: true, .. })
+    }
+}
+
+/// One component's part of the status.
+pub struct Report {
+    pub component: Component,
+    pub health: Health,
+    pub notes: Vec<Note>,
+    pub refusal: Option<String>,
+    pub next: Next,
+    /// Host that the component's short name stands for in other namespaces.
+    pub alias: Option<String>,
+}
+
+/// What is always the same about a component.
+pub struct Identity {
+    /// Such as `postgres`.
+    pub name: &'static str,
+    /// Such as `Postgres`.
+    pub title: &'static str,
+    /// Reason of a component that does not answer.
+    pub unreachable: &'static str,
+}
+
+/// What one reconcile of a component came to.
+pub struct Findings {
+    pub mode: Mode,
+    pub host: String,
+    pub port: u16,
+    pub state: State,
+    pub applied: Applied,
+    /// Whether the connection Secret is published, now or from before.
+    pub published: Result<bool, Error>,
+    /// What to know about the component even when all is well.
+    pub caveat: Option<String>,
+}
+
+impl Identity {
+    /// The report of a component that could be built.
+    pub fn report(&self, site: &Site<'_>, findings: Findings) -> Report {
+        let Findings { mode, host, port, state, applied, published, caveat } = findings;
+        let Applied { notes, waiting, refusal } = applied;
+        let refusal = refusal.or_else(|| published.as_ref().err().map(|error| chain(error)));
+        let available = matches!(published, Ok(true)) && state.serves();
+        let health = self.health(available, &state, waiting.as_deref(), refusal.as_deref());
+        let next = match (mode, &state) {
+            (_, State::Unreachable(_) | State::Forming(_)) => Next::Again,
+            (Mode::External, _) => Next::After(EXTERNAL_PROBE),
+            (Mode::Managed, _) => Next::Change,
+        };
+        let news = (health.stage != Stage::Ready).then_some(health.message.as_str());
+        let parts: Vec<_> = news.into_iter().chain(caveat.as_deref()).collect();
+        let version = match state {
+            State::Ready { version } => Some(version),
+            _ => before(site, self.name).and_then(|c| c.version.clone()),
+        };
+        let component = Component {
+            name: self.name.into(),
+            mode,
+            ready: available,
+            version,
+            endpoint: Some(format!("{host}:{port}")),
+            message: (!parts.is_empty()).then(|| parts.join(". ")),
+        };
+        Report { component, health, notes, refusal, next, alias: Some(host) }
+    }
+
+    fn health(&self, available: bool, state: &State, waiting: Option<&str>, refusal: Option<&str>) -> Health {
+        let title = self.title;
+        if let Some(refusal) = refusal {
+            let message = format!(
+                "the API server refused: {refusal}. It is tried again; lift the quota or policy that refuses it"
+            );
+            return Health::degraded(available, "ApplyFailed", message);
+        }
+        match (state, waiting) {
+            (State::Ready { .. }, Some(waiting)) => Health::progressing(
+                available,
+                reason::ROLLING_OUT,
+                format!("{title} answers on an older template: {waiting}"),
+            ),
+            (State::Ready { version }, None) => Health::ready(format!("{title} {version} answers")),
+            (State::Starting(what) | State::Forming(what), _) => {
+                Health::progressing(available, reason::STARTING, what.clone())
+            }
+            (State::Broken(trouble), _) => {
+                Health::degraded(available, trouble.reason, trouble.message.clone())
+            }
+            (State::Stuck { reason, message, .. }, _) => Health::degraded(available, reason, message.clone()),
+            (State::Unreachable(why), _) => Health::degraded(
+                available,
+                self.unreachable,
+                format!(
+                    "{title} does not answer: {why}. Check that it runs, that its address, user and password are right, and that network policies let the operator connect"
+                ),
+            ),
+        }
+    }
+
+    /// The report of a component that cannot be built: the last good state stays.
+    pub fn blocked(&self, site: &Site<'_>, mode: Mode, published: bool, blocked: &Blocked) -> Report {
+        self.held(site, mode, Health::degraded(published, blocked.reason(), blocked.to_string()), None)
+    }
+
+    /// The report of a component whose surroundings could not be read.
+    pub fn failed(&self, site: &Site<'_>, mode: Mode, error: &Error) -> Report {
+        let available = before(site, self.name).is_some_and(|c| c.ready);
+        let health = Health::degraded(available, error.reason(), chain(error));
+        self.held(site, mode, health, Some(chain(error)))
+    }
+
+    fn held(&self, site: &Site<'_>, mode: Mode, health: Health, refusal: Option<String>) -> Report {
+        let last = before(site, self.name);
+        let component = Component {
+            name: self.name.into(),
+            mode: last.map_or(mode, |c| c.mode),
+            ready: health.available,
+            version: last.and_then(|c| c.version.clone()),
+            endpoint: last.and_then(|c| c.endpoint.clone()),
+            message: Some(health.message.clone()),
+        };
+        Report { component, health, notes: Vec::new(), refusal, next: Next::Change, alias: None }
+    }
+}
+
+/// What the status said about a component before.
+fn before<'a>(site: &'a Site<'_>, name: &str) -> Option<&'a Component> {
+    site.infra.status.as_ref()?.components.iter().find(|c| c.name == name)
+}

@@ -1,0 +1,110 @@
+//! Postgres: one instance the operator runs, or one that runs elsewhere.
+
+mod build;
+mod database;
+mod passwords;
+mod validate;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
+use kube::ResourceExt;
+use kube::api::DeleteParams;
+use soma_crds::{Mode, SomaInfra};
+
+pub use validate::parse_sslmode;
+use validate::{Observed, Postgres};
+
+use super::Site;
+use super::component::{Findings, Identity, Report};
+use super::roll::{Roll, Verdict};
+use super::set::{self, Applied};
+use crate::apply::Writer;
+use crate::check::{self, Plan};
+use crate::context::Context;
+use crate::error::Error;
+use crate::names::object;
+
+const IDENTITY: Identity =
+    Identity { name: object::POSTGRES, title: "Postgres", unreachable: "PostgresUnreachable" };
+
+/// One instance: nothing else can take over, so the pod may go whenever it is ready.
+struct Alone;
+
+impl Roll for Alone {
+    fn order(&self, pods: u16) -> Vec<u16> {
+        (0..pods).collect()
+    }
+
+    fn can_roll(&self, _ordinal: u16) -> Verdict {
+        Verdict::Yes
+    }
+}
+
+pub async fn drive(ctx: &Context, writer: &Writer, site: &Site<'_>) -> Report {
+    let mode = if site.infra.spec.postgres.external.is_some() { Mode::External } else { Mode::Managed };
+    Box::pin(attempt(ctx, writer, site, mode))
+        .await
+        .unwrap_or_else(|error| IDENTITY.failed(site, mode, &error))
+}
+
+async fn attempt(ctx: &Context, writer: &Writer, site: &Site<'_>, mode: Mode) -> Result<Report, Error> {
+    let observed = dereference(ctx, site).await?;
+    let wanted = match validate::validate(site, &observed) {
+        Ok(wanted) => wanted,
+        Err(blocked) => return Ok(IDENTITY.blocked(site, mode, observed.conn.is_some(), &blocked)),
+    };
+    let credentials = passwords::credentials(writer, site, &wanted).await?;
+    let mut applied = Applied::default();
+    let mut set = None;
+    if let Postgres::Managed(managed) = &wanted {
+        let objects = build::objects(site, managed)?;
+        let mut plan = Plan::default();
+        plan.secret(object::POSTGRES_SECRET, &["password"]);
+        objects.plan(&mut plan);
+        check::sound(&plan)?;
+        set = Box::pin(set::apply(writer, &observed.live, objects, &mut applied)).await;
+    }
+    let state = database::ensure(ctx, site, &observed, &credentials).await;
+    if let Some(set) = &set {
+        set::roll(writer, &observed.live, set, &Alone, &mut applied).await;
+    }
+    let published = if state.is_ready() {
+        writer.apply(&build::connection_secret(site, &credentials)?).await.map(|_| true)
+    } else {
+        // While the database does not answer, the last Secret stays.
+        Ok(observed.conn.is_some())
+    };
+    let (host, port) = match &wanted {
+        Postgres::Managed(_) => (site.host(object::POSTGRES), build::PORT),
+        Postgres::External(external) => (external.host.clone(), external.port),
+    };
+    let caveat = matches!(mode, Mode::Managed).then(|| "one instance without automatic failover".to_owned());
+    Ok(IDENTITY.report(site, Findings { mode, host, port, state, applied, published, caveat }))
+}
+
+/// Reads everything Postgres needs. A failed read fails the attempt: it never counts as a change.
+async fn dereference(ctx: &Context, site: &Site<'_>) -> Result<Observed, Error> {
+    let namespace = &site.owner.namespace;
+    let external = match &site.infra.spec.postgres.external {
+        Some(external) => ctx.get(namespace, &external.secret_ref.name).await?,
+        None => None,
+    };
+    Ok(Observed {
+        passwords: ctx.get(namespace, object::POSTGRES_SECRET).await?,
+        conn: ctx.get(namespace, object::POSTGRES_CONN).await?,
+        external,
+        live: set::observe(ctx, site, object::POSTGRES).await?,
+    })
+}
+
+/// Deletes the volume and every Secret. The set goes first and takes its pod with it: a claim in use would stay.
+pub async fn remove_data(ctx: &Context, writer: &Writer, infra: &SomaInfra) -> Result<(), Error> {
+    let namespace = infra.namespace().unwrap_or_default();
+    let (name, claim) = (object::POSTGRES, set::claim_name(object::POSTGRES, 0));
+    ctx.remove::<StatefulSet>(writer, &namespace, name, DeleteParams::foreground()).await?;
+    ctx.remove::<PersistentVolumeClaim>(writer, &namespace, &claim, DeleteParams::default()).await?;
+    for secret in [object::POSTGRES_CONN, object::POSTGRES_SECRET] {
+        ctx.remove::<Secret>(writer, &namespace, secret, DeleteParams::default()).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! From a manifest and what it refers to, to the form the builders take. Pure.
+
+use k8s_openapi::api::core::v1::Secret;
+use soma_crds::{ManagedPostgres, Profile};
+use soma_settings::SslMode;
+
+use crate::infra::Site;
+use crate::infra::blocked::Blocked;
+use crate::infra::secret::{self, Reader};
+use crate::infra::set::{self, Live, Volume};
+use crate::names::object;
+use crate::workload::{self, Resources};
+
+/// What the cluster holds for Postgres.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// `postgres-superuser`.
+    pub passwords: Option<Secret>,
+    /// `postgres-conn`.
+    pub conn: Option<Secret>,
+    /// The Secret an external Postgres is described by.
+    pub external: Option<Secret>,
+    pub live: Live,
+}
+
+/// Postgres, in one of its modes.
+#[derive(Clone, Debug)]
+pub enum Postgres {
+    Managed(Managed),
+    External(External),
+}
+
+/// A Postgres the operator runs.
+#[derive(Clone, Debug)]
+pub struct Managed {
+    pub image: String,
+    pub volume: Volume,
+    pub resources: Resources,
+    /// The passwords made earlier; `None` before the first install.
+    pub passwords: Option<Passwords>,
+}
+
+/// The two passwords of a managed Postgres.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Passwords {
+    pub superuser: String,
+    pub memory: String,
+}
+
+impl std::fmt::Debug for Passwords {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Passwords(..)")
+    }
+}
+
+/// How to reach a Postgres that runs elsewhere.
+#[derive(Clone, PartialEq, Eq)]
+pub struct External {
+    pub host: String,
+    pub port: u16,
+    pub database: String,
+    pub username: String,
+    pub password: String,
+    pub sslmode: SslMode,
+}
+
+impl std::fmt::Debug for External {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "External({}:{}/{})", self.host, self.port, self.database)
+    }
+}
+
+pub fn validate(site: &Site<'_>, observed: &Observed) -> Result<Postgres, Blocked> {
+    let spec = &site.infra.spec.postgres;
+    match (&spec.external, &spec.managed) {
+        (Some(external), _) => {
+            read_external(site, &external.secret_ref.name, observed.external.as_ref()).map(Postgres::External)
+        }
+        (None, managed) => {
+            read_managed(site, &managed.clone().unwrap_or_default(), observed).map(Postgres::Managed)
+        }
+    }
+}
+
+fn read_managed(site: &Site<'_>, spec: &ManagedPostgres, observed: &Observed) -> Result<Managed, Blocked> {
+    let (default_size, defaults) = match site.infra.spec.profile {
+        Profile::Dev => ("1Gi", Resources::of("100m", "512Mi", "512Mi")),
+        Profile::Ha => ("20Gi", Resources::of("1", "4Gi", "4Gi")),
+    };
+    let passwords = observed.passwords.as_ref().and_then(read_passwords);
+    if passwords.is_none() && (observed.live.has_volume() || observed.passwords.is_some()) {
+        return Err(Blocked::PasswordLost {
+            namespace: site.owner.namespace.clone(),
+            component: object::POSTGRES,
+            name: object::POSTGRES_SECRET,
+            claim: set::claim_name(object::POSTGRES, 0),
+        });
+    }
+    let resources = workload::resources(spec.resources.as_ref(), &defaults)
+        .map_err(|e| Blocked::ResourcesInvalid { component: object::POSTGRES, problem: e.to_string() })?;
+    Ok(Managed {
+        image: spec.image.clone().unwrap_or_else(|| "docker.io/library/postgres:15".into()),
+        volume: Volume::of(&spec.storage, default_size),
+        resources,
+        passwords,
+    })
+}
+
+/// Both passwords, when the Secret holds both.
+pub fn read_passwords(secret: &Secret) -> Option<Passwords> {
+    let text = |key| secret::text(secret, key);
+    Some(Passwords { superuser: text("password")?, memory: text(object::MEMORY_DATABASE)? })
+}
+
+fn read_external(site: &Site<'_>, name: &str, secret: Option<&Secret>) -> Result<External, Blocked> {
+    let read = Reader::new(site, name, secret, &["host", "username", "password"])?;
+    let sslmode = read.optional("sslmode")?.map_or(Ok(SslMode::Prefer), |text| {
+        parse_sslmode(&text)
+            .ok_or_else(|| read.invalid("sslmode", "is none of disable, prefer, require, verify-full"))
+    })?;
+    Ok(External {
+        host: read.required("host")?,
+        port: read.port(5432)?,
+        database: read.optional("database")?.unwrap_or_else(|| object::MEMORY_DATABASE.into()),
+        username: read.required("username")?,
+        password: read.required("password")?,
+        sslmode,
+    })
+}
+
+/// The mode of a name libpq knows.
+pub fn parse_sslmode(text: &str) -> Option<SslMode> {
+    [SslMode::Disable, SslMode::Prefer, SslMode::Require, SslMode::VerifyFull]
+        .into_iter()
+        .find(|m| m.as_str() == text)
+}
+
+#[cfg(test)]
+#[path = "validate_tests.rs"]
+mod tests;
