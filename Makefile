@@ -2,6 +2,7 @@
 SOMA_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/soma
 CARGO_TARGET_DIR ?= $(SOMA_CACHE)/target
 NODES ?= 1
+WITH ?=
 bin := $(CARGO_TARGET_DIR)/debug
 export SOMA_CACHE CARGO_TARGET_DIR
 
@@ -20,8 +21,8 @@ dev: build ## Run Soma in one process, import a conversation, ask three question
 	@$(bin)/testenv fetch model
 	@$(bin)/soma dev -f examples/quickstart --import examples/data/greenhouse.json --ask
 
-up: build ## Start a local cluster with the operator and examples/quickstart (NODES=3 for three nodes)
-	@SOMA_BIN_DIR=$(bin) $(bin)/testenv up --nodes $(NODES)
+up: build ## Start a local cluster with the operator and examples/quickstart (NODES=3 for three nodes, WITH=vault for the image of Vault)
+	@SOMA_BIN_DIR=$(bin) $(bin)/testenv up --nodes $(NODES) $(if $(WITH),--with $(WITH))
 
 down: build ## Stop the local cluster and leave nothing behind
 	@$(bin)/testenv down

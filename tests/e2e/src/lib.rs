@@ -1,38 +1,39 @@
 //! What the end-to-end tests share: a cluster with Soma on it, and a client of its memory service.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use soma_testenv::cache::Cache;
-use soma_testenv::cluster::{Installed, TestCluster, install};
+use soma_testenv::cluster::{Installed, TestCluster, install, install_operator};
 use soma_testenv::exec::run;
-use soma_testenv::images;
+use soma_testenv::images::{self, Image};
 use soma_testenv::progress::Progress;
 
 /// How often a condition that has to come is looked at, and how many times.
 const LOOK: (Duration, u32) = (Duration::from_millis(500), 360);
 
-/// A cluster of one node with the operator and `examples/quickstart` on it; gone when dropped.
-pub struct Soma {
+/// A cluster of one node with the operator on it; gone when dropped.
+pub struct Node {
     cluster: TestCluster,
-    installed: Installed,
-    http: reqwest::Client,
 }
 
-impl Soma {
-    /// Builds the images, starts the cluster, installs and waits until every object is ready.
-    pub fn start() -> Result<Self> {
+impl Node {
+    /// Builds the images, these ones too, starts the cluster and installs the operator.
+    pub fn start(more: Vec<Image>) -> Result<Self> {
+        let node = Self::bare(more)?;
+        install_operator(node.cluster.place())?;
+        Ok(node)
+    }
+
+    fn bare(more: Vec<Image>) -> Result<Self> {
         let cache = Cache::open()?;
         let mut all = images::system(&cache)?;
         all.extend(images::services(&cache)?);
-        let cluster = TestCluster::start(1, &all)?;
-        let installed = install(cluster.place(), &mut Progress::default())?;
-        // A second call finds the provider installed, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(30)).build()?;
-        Ok(Self { cluster, installed, http })
+        all.extend(more);
+        Ok(Self { cluster: TestCluster::start(1, &all)? })
     }
 
     /// Runs `kubectl` and returns what it prints.
@@ -50,6 +51,52 @@ impl Soma {
             .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
             .map(|pod| (text(&pod["metadata"]["name"]), text(&pod["metadata"]["uid"])))
             .collect())
+    }
+
+    /// Looks until `there` is true.
+    pub async fn until(&self, what: &str, there: impl Fn(&Self) -> Result<bool>) -> Result<()> {
+        for _ in 0..LOOK.1 {
+            if there(self)? {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK.0).await;
+        }
+        bail!("never came: {what}\n{}", self.kubectl(&["get", "soma,pods", "-A", "-o", "wide"])?)
+    }
+
+    /// One field of the SomaStack, by JSON path.
+    pub fn stack(&self, path: &str) -> Result<String> {
+        self.kubectl(&["-n", "soma", "get", "somastack", "soma", "-o", &format!("jsonpath={{{path}}}")])
+    }
+
+    /// One field of the SomaInfra, by JSON path.
+    pub fn infra(&self, path: &str) -> Result<String> {
+        let path = format!("jsonpath={{{path}}}");
+        self.kubectl(&["-n", "soma-infra", "get", "somainfra", "shared", "-o", &path])
+    }
+}
+
+/// A [`Node`] with `examples/quickstart` on it.
+pub struct Soma {
+    node: Node,
+    installed: Installed,
+    http: reqwest::Client,
+}
+
+impl Deref for Soma {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        &self.node
+    }
+}
+
+impl Soma {
+    /// Installs everything and waits until every object is ready.
+    pub fn start() -> Result<Self> {
+        let node = Node::bare(Vec::new())?;
+        let installed = install(node.cluster.place(), &mut Progress::default())?;
+        Ok(Self { node, installed, http: client()? })
     }
 
     /// Sends a request to the memory service through its Service; the status and the JSON of the answer.
@@ -88,22 +135,13 @@ impl Soma {
         }
         Err(last.context("never asked")?)
     }
+}
 
-    /// Looks until `there` is true.
-    pub async fn until(&self, what: &str, there: impl Fn(&Self) -> Result<bool>) -> Result<()> {
-        for _ in 0..LOOK.1 {
-            if there(self)? {
-                return Ok(());
-            }
-            tokio::time::sleep(LOOK.0).await;
-        }
-        bail!("never came: {what}\n{}", self.kubectl(&["get", "soma,pods", "-A"])?)
-    }
-
-    /// One field of the SomaStack, by JSON path.
-    pub fn stack(&self, path: &str) -> Result<String> {
-        self.kubectl(&["-n", "soma", "get", "somastack", "soma", "-o", &format!("jsonpath={{{path}}}")])
-    }
+/// An HTTP client that gives up after half a minute.
+pub fn client() -> Result<reqwest::Client> {
+    // A second call finds the provider installed, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    Ok(reqwest::Client::builder().timeout(Duration::from_secs(30)).build()?)
 }
 
 fn text(value: &Value) -> String {

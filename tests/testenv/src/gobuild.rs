@@ -1,4 +1,4 @@
-//! Building the pinned Go programs under `kind/`: Kubernetes, etcd and CoreDNS.
+//! Building the pinned Go programs under `kind/`: Kubernetes, etcd, CoreDNS and Vault.
 
 use std::{
     fs, io,
@@ -79,6 +79,9 @@ pub const ETCD: GoProgram = GoProgram { name: "etcd", module: "go.etcd.io/etcd/s
 pub const COREDNS: GoProgram =
     GoProgram { name: "coredns", module: "github.com/coredns/coredns", stamps: &[] };
 
+/// HashiCorp Vault: server and command.
+pub const VAULT: GoProgram = GoProgram { name: "vault", module: "github.com/hashicorp/vault", stamps: &[] };
+
 impl GoProgram {
     /// The path of the built binary, building it first when it is not in the cache.
     pub fn ensure(&self, cache: &Cache) -> Result<PathBuf, BuildError> {
@@ -151,7 +154,7 @@ mod tests {
 
     #[test]
     fn every_program_names_its_version() {
-        for program in [KUBE, ETCD, COREDNS] {
+        for program in [KUBE, ETCD, COREDNS, VAULT] {
             assert!(program.version().unwrap().starts_with('v'), "{}", program.name);
         }
     }

@@ -29,6 +29,9 @@ enum Command {
         /// Only the cluster itself: DNS and volumes, without Soma.
         #[arg(long)]
         bare: bool,
+        /// Load the images of these components too, so that a SomaInfra can ask for them.
+        #[arg(long, value_delimiter = ',')]
+        with: Vec<Component>,
         /// The folder for the cluster's files; `.soma` of the checkout when not given.
         #[arg(long)]
         dir: Option<PathBuf>,
@@ -68,6 +71,12 @@ enum Command {
     },
 }
 
+/// A component whose image is large and only loaded when it is wanted.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Component {
+    Vault,
+}
+
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum What {
     All,
@@ -77,6 +86,7 @@ enum What {
     Kube,
     Etcd,
     Coredns,
+    Vault,
 }
 
 fn main() -> ExitCode {
@@ -89,7 +99,7 @@ fn main() -> ExitCode {
 
 fn run() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
-        Command::Up { nodes, bare, dir } => up(&place(dir), nodes, bare)?,
+        Command::Up { nodes, bare, with, dir } => up(&place(dir), nodes, bare, &with)?,
         Command::Down { dir, when_closed } => down(&place(dir), when_closed)?,
         Command::Images => show_images()?,
         Command::Fetch { what } => fetch(what)?,
@@ -107,13 +117,13 @@ fn place(dir: Option<PathBuf>) -> Place {
     dir.map_or_else(Place::of_checkout, |root| Place { root })
 }
 
-fn up(place: &Place, nodes: u8, bare: bool) -> anyhow::Result<()> {
+fn up(place: &Place, nodes: u8, bare: bool, with: &[Component]) -> anyhow::Result<()> {
     let mut progress = Progress::default();
     let with_kind = kind::is_usable();
     if with_kind {
         kind::up(place, nodes, bare, &mut progress)?;
     } else {
-        let images = build_images(bare, &mut progress)?;
+        let images = build_images(bare, with, &mut progress)?;
         cluster::up(place, nodes, &images, &mut progress)?;
     }
     if bare {
@@ -144,7 +154,11 @@ fn down(place: &Place, when_closed: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn build_images(bare: bool, progress: &mut Progress) -> anyhow::Result<Vec<images::Image>> {
+fn build_images(
+    bare: bool,
+    with: &[Component],
+    progress: &mut Progress,
+) -> anyhow::Result<Vec<images::Image>> {
     let cache = Cache::open()?;
     packages::ensure(&packages::FOR_CLUSTER)?;
     packages::ensure(&packages::FOR_TESTS)?;
@@ -152,11 +166,14 @@ fn build_images(bare: bool, progress: &mut Progress) -> anyhow::Result<Vec<image
     if !bare {
         all.extend(progress.step("images of Soma", || images::services(&cache))?);
     }
+    if with.contains(&Component::Vault) {
+        all.push(progress.step("image of Vault", || images::vault(&cache))?);
+    }
     Ok(all)
 }
 
 fn show_images() -> anyhow::Result<()> {
-    for image in build_images(false, &mut Progress::default())? {
+    for image in build_images(false, &[], &mut Progress::default())? {
         println!("{:44} {} {:7.1} MB", image.reference, &image.id()[..12], megabytes(image.size()));
     }
     Ok(())
@@ -175,8 +192,12 @@ fn fetch(what: What) -> anyhow::Result<()> {
             packages::ensure(&packages::FOR_CLUSTER)?;
         }
     }
-    let programs =
-        [(What::Etcd, gobuild::ETCD), (What::Coredns, gobuild::COREDNS), (What::Kube, gobuild::KUBE)];
+    let programs = [
+        (What::Etcd, gobuild::ETCD),
+        (What::Coredns, gobuild::COREDNS),
+        (What::Vault, gobuild::VAULT),
+        (What::Kube, gobuild::KUBE),
+    ];
     for (_, program) in programs.iter().filter(|(name, _)| what == *name || what == What::All) {
         println!("{}", program.ensure(&cache)?.display());
     }

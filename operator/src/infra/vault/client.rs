@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 
 /// Longest time one call may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time an initialisation may take: giving up on it would lose its answer for good.
+const INITIALISE: Duration = Duration::from_mins(5);
 
 /// One member, or the Service in front of them.
 pub struct Client<'a> {
@@ -149,7 +151,8 @@ impl Client<'_> {
         body: Option<Value>,
         what: &'static str,
     ) -> Result<reqwest::Response, VaultError> {
-        let mut request = self.http.request(method, format!("{}/v1/{path}", self.url)).timeout(TIMEOUT);
+        let timeout = if path == "sys/init" { INITIALISE } else { TIMEOUT };
+        let mut request = self.http.request(method, format!("{}/v1/{path}", self.url)).timeout(timeout);
         if let Some(token) = token {
             request = request.header("X-Vault-Token", token);
         }

@@ -54,7 +54,7 @@ pub struct Installed {
 /// Installs the operator, applies `examples/quickstart/` and waits until all of it is ready.
 pub fn install(place: &Place, progress: &mut Progress) -> Result<Installed, InstallError> {
     let root = checkout();
-    progress.step("install the operator", || install_operator(place, &root))?;
+    progress.step("install the operator", || install_operator(place))?;
     progress.step("apply examples/quickstart", || apply(place, &root.join("examples/quickstart")))?;
     for kind in KINDS {
         progress.step(&format!("{kind} ready"), || wait_ready(place, kind))?;
@@ -62,8 +62,9 @@ pub fn install(place: &Place, progress: &mut Progress) -> Result<Installed, Inst
     describe(place)
 }
 
-fn install_operator(place: &Place, root: &Path) -> Result<(), InstallError> {
-    apply(place, &root.join("config/default"))?;
+/// Installs the operator and waits until it runs.
+pub fn install_operator(place: &Place) -> Result<(), InstallError> {
+    apply(place, &checkout().join("config/default"))?;
     for kind in KINDS {
         let definition = format!("crd/{kind}.somastack.dev");
         kubectl(place, &["wait", "--for=condition=Established", &definition, READY_WITHIN])?;

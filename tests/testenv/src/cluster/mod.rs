@@ -14,7 +14,7 @@ mod spec;
 pub mod volumes;
 
 pub use guard::TestCluster;
-pub use install::{InstallError, Installed, install};
+pub use install::{InstallError, Installed, install, install_operator};
 pub use kind::KindError;
 pub use spec::Spec;
 

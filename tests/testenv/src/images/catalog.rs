@@ -26,9 +26,9 @@ pub const PAUSE: &str = "soma.local/pause:1";
 pub const COREDNS: &str = "soma.local/coredns:1";
 /// The user of the project's own images.
 const USER: u64 = 10_001;
-const BUSYBOX: &str = "/bin/busybox";
+pub(super) const BUSYBOX: &str = "/bin/busybox";
 /// The certificate authorities programs trust; TLS clients refuse to start without any.
-const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+pub(super) const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// The images the cluster itself needs, and PostgreSQL.
 pub fn system(cache: &Cache) -> Result<Vec<Image>, ImageError> {

@@ -8,9 +8,11 @@ mod catalog;
 mod closure;
 mod layer;
 mod postgres;
+mod vault;
 
 pub use archive::{Image, ImageConfig};
 pub use catalog::{COREDNS, PAUSE, services, system};
+pub use vault::vault;
 
 use std::{io, path::PathBuf};
 
