@@ -28,6 +28,9 @@ pub mod label {
 
 /// Annotation that holds the hash of what was last applied, so that a field removed from the intent is noticed.
 pub const APPLIED: &str = "somastack.dev/applied";
+/// Annotation by which the owner of a SomaInfra lets an empty Vault, whose key is lost, be made anew; its value is the
+/// name of the SomaInfra.
+pub const WIPE_VAULT: &str = "somastack.dev/wipe-vault";
 /// Finalizer on all three kinds.
 pub const FINALIZER: &str = "somastack.dev/finalizer";
 

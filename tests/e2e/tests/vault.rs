@@ -164,6 +164,27 @@ async fn a_vault_is_formed_once_and_survives_its_pods() -> Result<()> {
     node.kubectl(&["apply", "-f", &path.display().to_string()])?;
     ready(&node, 3).await?;
     checker.verify(&node).await?;
-    println!("{} secrets acknowledged, {} there", checker.acknowledged, checker.acknowledged);
+    let acknowledged = checker.acknowledged;
+
+    // A key that was never kept: nothing happens before the owner says so, and then a new Vault is formed.
+    let lost = json!({"data": {"unseal-key": null, "stage": "aW5pdGlhbGlzaW5n"}}).to_string();
+    node.kubectl(&["-n", "soma-infra", "patch", "secret", "vault-unseal", "--type=merge", "-p", &lost])?;
+    node.until("the lost key is reported", |node| {
+        Ok(node.infra(".status.conditions[?(@.type==\"Degraded\")].reason")? == "InitKeysLost")
+    })
+    .await?;
+    checker.verify(&node).await?;
+    let wish = ["-n", "soma-infra", "annotate", "somainfra", "shared", "somastack.dev/wipe-vault=shared"];
+    node.kubectl(&wish)?;
+    node.until("the wish is granted", |node| {
+        Ok(node.infra(".metadata.annotations.somastack\\.dev/wipe-vault")?.is_empty())
+    })
+    .await?;
+    ready(&node, 3).await?;
+    ensure!(checker.verify(&node).await.is_err(), "the old Vault is still there");
+    checker.acknowledged = 0;
+    checker.allow_default(&node).await?;
+    checker.write(&node).await?;
+    println!("{acknowledged} secrets acknowledged, each of them there");
     Ok(())
 }

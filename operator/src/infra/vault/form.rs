@@ -113,7 +113,8 @@ fn keys_missing(keys: &Keys) -> Step {
         Keys::Forming => Step::Stuck {
             reason: "InitKeysLost",
             message: format!(
-                "Vault was initialised, but the operator ended before it could keep the answer in Secret {secret}. Vault holds nothing yet: to begin anew, delete its volumes and that Secret with `kubectl delete statefulset/vault secret/{secret}; kubectl delete pvc -l app.kubernetes.io/name=vault`"
+                "Vault was initialised, but the operator ended before it could keep the answer in Secret {secret}, so nobody can open it and it holds nothing. To begin anew with empty volumes, run `kubectl annotate somainfra NAME {}=NAME` with the name of this SomaInfra",
+                crate::names::WIPE_VAULT
             ),
         },
         _ => Step::Stuck {

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
 use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
 use kube::api::DeleteParams;
 use kube::{Api, ResourceExt};
+use serde_json::json;
 use soma_crds::{Mode, SomaInfra, Unseal};
 
 use self::client::Client;
@@ -26,7 +27,7 @@ use crate::apply::Writer;
 use crate::check::{self, Plan};
 use crate::context::Context;
 use crate::error::{Error, chain};
-use crate::names::object;
+use crate::names::{WIPE_VAULT, object};
 use crate::pods;
 
 const IDENTITY: Identity = Identity { name: object::VAULT, title: "Vault", unreachable: "VaultUnreachable" };
@@ -116,6 +117,9 @@ async fn run(
     observed: &Observed,
     applied: &mut Applied,
 ) -> Result<State, Error> {
+    if observed.keys == Keys::Forming && is_wipe_asked_for(site) {
+        return wipe(ctx, writer, site, &observed.live).await;
+    }
     let build::Objects { account, reviewer, set } = build::objects(site, managed)?;
     let mut plan = Plan::default();
     set.plan(&mut plan);
@@ -161,6 +165,32 @@ async fn run(
         }
     }
     Ok(state)
+}
+
+/// The owner confirmed it with the name of the SomaInfra.
+fn is_wipe_asked_for(site: &Site<'_>) -> bool {
+    site.infra.annotations().get(WIPE_VAULT) == Some(&site.owner.name)
+}
+
+/// Removes a Vault that nobody can open: pods, then volumes, then the Secret that says it was begun, then the wish.
+/// It goes on where an earlier attempt ended, because the Secret goes last.
+async fn wipe(ctx: &Context, writer: &Writer, site: &Site<'_>, live: &Live) -> Result<State, Error> {
+    if let Some(set) = &live.set {
+        writer.delete(set, DeleteParams::foreground()).await?;
+    }
+    if live.set.is_some() || !live.pods.is_empty() {
+        return Ok(State::Forming("the members of the Vault that nobody can open are being removed".into()));
+    }
+    for claim in live.claims.values() {
+        writer.delete::<PersistentVolumeClaim>(claim, DeleteParams::default()).await?;
+    }
+    if !live.claims.is_empty() {
+        return Ok(State::Forming("the volumes of the Vault that nobody can open are being removed".into()));
+    }
+    let namespace = &site.owner.namespace;
+    ctx.remove::<Secret>(writer, namespace, object::VAULT_UNSEAL, DeleteParams::default()).await?;
+    writer.merge(site.infra, &json!({"metadata": {"annotations": {WIPE_VAULT: null}}})).await?;
+    Ok(State::Forming("a new Vault is made".into()))
 }
 
 fn observed_trouble(live: &Live) -> Option<pods::Trouble> {
