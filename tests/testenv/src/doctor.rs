@@ -5,7 +5,8 @@ use std::process::Command;
 use crate::{
     cluster::kind,
     exec::{on_path, run},
-    packages::{FOR_CLUSTER, FOR_TESTS, Needed, install_command, missing},
+    java,
+    packages::{FOR_CLUSTER, FOR_KAFKA, FOR_TESTS, Needed, install_command, missing},
     postgres,
 };
 
@@ -34,7 +35,8 @@ pub fn examine() -> Vec<Finding> {
                 .then(|| install_command(&["python3-pip"])),
         },
     ];
-    let needed: Vec<Needed> = FOR_TESTS.into_iter().filter(|item| !has_postgres(item)).collect();
+    let needed: Vec<Needed> =
+        FOR_TESTS.into_iter().chain(FOR_KAFKA).filter(|item| !has_postgres(item) && !has_jdk(item)).collect();
     findings.extend(packages(&needed));
     if kind::is_usable() {
         findings.push(Finding { subject: "Docker and kind: the local cluster".into(), remedy: None });
@@ -58,6 +60,11 @@ fn tool(program: &str, purpose: &str, source: &str) -> Finding {
 /// Any version of the server does for tests.
 fn has_postgres(item: &Needed) -> bool {
     item.package.starts_with("postgresql") && postgres::find_programs().is_some()
+}
+
+/// A JDK of another origin does as well.
+fn has_jdk(item: &Needed) -> bool {
+    item.package == java::PACKAGE && java::find_jdk().is_some()
 }
 
 fn packages(needed: &[Needed]) -> impl Iterator<Item = Finding> {

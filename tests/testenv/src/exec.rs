@@ -33,7 +33,12 @@ pub enum ExecError {
 
 /// Runs `command` and returns its standard output, trimmed.
 pub fn run(command: &mut Command) -> Result<String, ExecError> {
-    let output = command.stdin(Stdio::null()).output().map_err(|source| spawn_error(command, source))?;
+    run_with(command, Stdio::null())
+}
+
+/// Runs `command` like [`run`] with `input` as its standard input.
+pub fn run_with(command: &mut Command, input: impl Into<Stdio>) -> Result<String, ExecError> {
+    let output = command.stdin(input).output().map_err(|source| spawn_error(command, source))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
     }

@@ -58,6 +58,8 @@ pub struct GoProgram {
     module: &'static str,
     /// Where the program keeps its version, as `-X` variables that take `VERSION`, `MAJOR` and `MINOR`.
     stamps: &'static [&'static str],
+    /// Build tags, with commas; empty for none.
+    tags: &'static str,
 }
 
 /// kube-apiserver, controller-manager, scheduler, kubelet, kube-proxy and kubectl in one binary.
@@ -70,17 +72,20 @@ pub const KUBE: GoProgram = GoProgram {
         "k8s.io/component-base/version.gitMinor=MINOR",
         "k8s.io/component-base/version.gitTreeState=clean",
     ],
+    tags: "",
 };
 
 /// The etcd server.
-pub const ETCD: GoProgram = GoProgram { name: "etcd", module: "go.etcd.io/etcd/server/v3", stamps: &[] };
+pub const ETCD: GoProgram =
+    GoProgram { name: "etcd", module: "go.etcd.io/etcd/server/v3", stamps: &[], tags: "" };
 
 /// CoreDNS with the plugins a cluster needs.
 pub const COREDNS: GoProgram =
-    GoProgram { name: "coredns", module: "github.com/coredns/coredns", stamps: &[] };
+    GoProgram { name: "coredns", module: "github.com/coredns/coredns", stamps: &[], tags: "" };
 
-/// HashiCorp Vault: server and command.
-pub const VAULT: GoProgram = GoProgram { name: "vault", module: "github.com/hashicorp/vault", stamps: &[] };
+/// HashiCorp Vault, server and command, without the plugins for the clouds.
+pub const VAULT: GoProgram =
+    GoProgram { name: "vault", module: "github.com/hashicorp/vault", stamps: &[], tags: "minimal" };
 
 impl GoProgram {
     /// The path of the built binary, building it first when it is not in the cache.
@@ -88,7 +93,9 @@ impl GoProgram {
         let folder = self.folder();
         let version = self.version()?;
         let flags = self.linker_flags(&version);
-        let mut parts = vec![flags.clone().into_bytes()];
+        let mut parts = vec![flags.clone().into_bytes(), self.tags.into()];
+        // A program without tags keeps the name it had before there were any.
+        parts.retain(|part| !part.is_empty());
         for file in ["main.go", "go.mod", "go.sum"] {
             parts.push(read(&folder.join(file))?.into_bytes());
         }
@@ -135,7 +142,7 @@ impl GoProgram {
             .env("CGO_ENABLED", "0")
             .env("GOFLAGS", "-mod=readonly")
             .env("GOWORK", "off")
-            .args(["build", "-trimpath", "-ldflags", flags, "-o"])
+            .args(["build", "-trimpath", "-tags", self.tags, "-ldflags", flags, "-o"])
             .arg(output)
             .arg(".");
         run_long(&format!("building {}", self.name), &mut command)

@@ -3,6 +3,8 @@
 //!
 //! * [`ControlPlane`]: etcd, kube-apiserver and kube-controller-manager, with an audit log to count writes.
 //! * [`Postgres`]: a PostgreSQL server that can be stopped, killed and started again.
+//! * [`Kafka`]: a Kafka server, broker and controller in one, that can be stopped, killed and started again.
+//! * [`Vault`]: a Vault server with raft storage, sealed, that can be stopped, killed and started again.
 //! * [`cluster`]: the native cluster behind `make up`: real nodes in namespaces of this machine.
 //! * [`images`]: container images made from this machine's files, without a container engine.
 
@@ -14,6 +16,9 @@ pub mod doctor;
 pub mod exec;
 pub mod gobuild;
 pub mod images;
+pub mod java;
+mod kafka;
+pub mod maven;
 pub mod model;
 pub mod packages;
 pub mod pki;
@@ -23,13 +28,16 @@ pub mod programs;
 pub mod progress;
 mod rundir;
 mod supervise;
+mod vault;
 
 pub use audit::{AuditLog, Write};
 pub use control_plane::{ControlPlane, ControlPlaneError};
+pub use kafka::{Kafka, KafkaError};
 pub use ports::free_port;
 pub use postgres::{Postgres, PostgresError};
 pub use rundir::RunDir;
 pub use supervise::{Launch, SuperviseError, Supervised};
+pub use vault::{Vault, VaultError};
 
 use std::path::{Path, PathBuf};
 

@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use soma_testenv::{
     cache::Cache,
     cluster::{self, Place, kind, node, volumes},
-    doctor, gobuild, images, model, packages,
+    doctor, gobuild, images, java, maven, model, packages,
     progress::Progress,
 };
 
@@ -74,6 +74,7 @@ enum Command {
 /// A component whose image is large and only loaded when it is wanted.
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Component {
+    Kafka,
     Vault,
 }
 
@@ -87,6 +88,8 @@ enum What {
     Etcd,
     Coredns,
     Vault,
+    /// Kafka's jars and its Java runtime.
+    Kafka,
 }
 
 fn main() -> ExitCode {
@@ -169,6 +172,10 @@ fn build_images(
     if with.contains(&Component::Vault) {
         all.push(progress.step("image of Vault", || images::vault(&cache))?);
     }
+    if with.contains(&Component::Kafka) {
+        packages::ensure(&packages::FOR_KAFKA)?;
+        all.push(progress.step("image of Kafka", || images::kafka(&cache))?);
+    }
     Ok(all)
 }
 
@@ -200,6 +207,11 @@ fn fetch(what: What) -> anyhow::Result<()> {
     ];
     for (_, program) in programs.iter().filter(|(name, _)| what == *name || what == What::All) {
         println!("{}", program.ensure(&cache)?.display());
+    }
+    if matches!(what, What::All | What::Kafka) {
+        packages::ensure(&packages::FOR_KAFKA)?;
+        println!("{}", maven::KAFKA.ensure(&cache)?.display());
+        println!("{}", java::runtime(&cache)?.display());
     }
     if matches!(what, What::All | What::Model) {
         println!("{}", model::ensure(&cache)?.display());

@@ -2,7 +2,10 @@
 
 use std::{path::Path, process::Command};
 
-use crate::exec::{ExecError, on_path, run_long};
+use crate::{
+    exec::{ExecError, on_path, run_long},
+    java,
+};
 
 /// A program this project uses and the Debian package that has it.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +26,12 @@ const fn needed(program: &'static str, package: &'static str, purpose: &'static 
 pub const FOR_TESTS: [Needed; 2] = [
     needed("setpriv", "util-linux", "servers that end with the test that started them"),
     needed("/usr/lib/postgresql/15/bin/postgres", "postgresql-15", "PostgreSQL in tests and in the image"),
+];
+
+/// What Kafka is fetched with, and its Java made from.
+pub const FOR_KAFKA: [Needed; 2] = [
+    needed("mvn", "maven", "fetching Kafka's jars (once)"),
+    needed(java::JLINK, java::PACKAGE, "Kafka's Java, in tests and in the image (once)"),
 ];
 
 /// What the native cluster needs besides.

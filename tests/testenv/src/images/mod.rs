@@ -6,18 +6,21 @@
 mod archive;
 mod catalog;
 mod closure;
+mod kafka;
 mod layer;
 mod postgres;
 mod vault;
 
 pub use archive::{Image, ImageConfig};
 pub use catalog::{COREDNS, PAUSE, services, system};
+pub use kafka::kafka;
 pub use vault::vault;
 
 use std::{io, path::PathBuf};
 
 use crate::{
-    cache::CacheError, exec::ExecError, gobuild::BuildError, model::ModelError, programs::ProgramError,
+    cache::CacheError, exec::ExecError, gobuild::BuildError, java::JavaError, maven::MavenError,
+    model::ModelError, programs::ProgramError,
 };
 
 /// Why an image could not be made.
@@ -35,6 +38,12 @@ pub enum ImageError {
     /// The embedding model is not there.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The jars are not there.
+    #[error(transparent)]
+    Jars(#[from] MavenError),
+    /// There is no Java runtime.
+    #[error(transparent)]
+    Java(#[from] JavaError),
     /// An input cannot be read.
     #[error("cannot read {path} for an image")]
     Input {

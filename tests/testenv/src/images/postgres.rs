@@ -7,7 +7,7 @@ use crate::{
     images::{
         ImageError,
         archive::{Image, ImageConfig},
-        closure::with_libraries,
+        closure::{linked_files, with_libraries},
         layer::Layer,
     },
 };
@@ -77,28 +77,6 @@ fn system_layer(busybox: &Path) -> Result<Layer, ImageError> {
     ] {
         layer = layer.link(&format!("/bin/{applet}"), "busybox");
     }
-    let files = linked_files(&[PROGRAMS, LIBRARIES], keep)?;
+    let files = linked_files([PROGRAMS, LIBRARIES], keep)?;
     with_libraries(layer, files.iter().map(PathBuf::as_path))
-}
-
-/// The programs and libraries directly in `folders`.
-fn linked_files(folders: &[&str], keep: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>, ImageError> {
-    let mut files = Vec::new();
-    for folder in folders {
-        let error = |source| ImageError::Input { path: folder.into(), source };
-        for entry in std::fs::read_dir(folder).map_err(error)? {
-            let path = entry.map_err(error)?.path();
-            if path.is_file() && keep(&path) && is_elf(&path) {
-                files.push(path);
-            }
-        }
-    }
-    Ok(files)
-}
-
-fn is_elf(path: &Path) -> bool {
-    let mut start = [0; 4];
-    let read =
-        std::fs::File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut start));
-    read.is_ok() && &start == b"\x7fELF"
 }

@@ -38,14 +38,16 @@ pub fn vault(cache: &Cache) -> Result<Image, ImageError> {
     for folder in ["config", "data", "file", "logs"] {
         layer = layer.folder(&format!("/vault/{folder}"), 0o755, USER);
     }
-    for applet in ["sh", "cat", "chmod", "cp", "env", "grep", "id", "ls", "mkdir", "mv", "rm", "sleep"] {
+    for applet in
+        ["sh", "cat", "chmod", "chown", "cp", "env", "grep", "id", "ls", "mkdir", "mv", "rm", "sleep", "su"]
+    {
         layer = layer.link(&format!("/bin/{applet}"), "busybox");
     }
     let config = ImageConfig {
         user: USER.to_string(),
         env: vec!["PATH=/usr/local/bin:/usr/bin:/bin".into(), "HOME=/home/vault".into()],
         entrypoint: vec!["docker-entrypoint.sh".into()],
-        cmd: vec!["server".into()],
+        cmd: vec!["server".into(), "-dev".into()],
         exposed_ports: [("8200/tcp".to_owned(), [].into())].into(),
         ..Default::default()
     };
