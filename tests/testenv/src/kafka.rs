@@ -57,7 +57,8 @@ pub enum KafkaError {
 
 /// A running server with its own data folder; dropping it ends the server and removes the data.
 ///
-/// Clients are known by SASL with SCRAM-SHA-512 without TLS, and may do what access rules say; [`Kafka::user`] may do all.
+/// Clients are known by SASL with SCRAM-SHA-512, without TLS, and may do what access rules say; [`Kafka::user`] may do
+/// everything.
 #[derive(Debug)]
 pub struct Kafka {
     jars: PathBuf,
