@@ -46,7 +46,7 @@ impl Progress {
         self.wake.notify_one();
     }
 
-    /// Changes after every batch of vectors is committed.
+    /// Changes after every batch of vectors is committed, and when nothing is left to embed.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.batches.subscribe()
     }
@@ -105,6 +105,8 @@ impl Indexer {
                 counted = Instant::now();
             }
         }
+        // Another replica may have done the work, as one does that starts: whoever waits here looks again.
+        self.batches.send_modify(|n| *n += 1);
         self.metrics.set_backlog(self.store.backlog().await?);
         let trimmed = self.store.trim_outbox().await?;
         if trimmed > 0 {

@@ -232,8 +232,19 @@ async fn replicas_agree(place: &Place) {
     assert_eq!(from_one.len(), 2);
     one.delete(&scope("default"), &key("a")).await.unwrap();
     assert_eq!(recall(&two, "default", "pears", &query).await.len(), 1);
-    one.close().await;
     two.close().await;
+
+    // A replica that starts embeds what the others have just written; they hear of it all the same.
+    for round in 0..20 {
+        let name = format!("late-{round}");
+        let (late, ()) = tokio::join!(place.open_with(Arc::new(Words), &name), async {
+            for n in 0..5 {
+                remember(&one, "default", &format!("{round}-{n}"), "blue plums").await;
+            }
+        });
+        late.close().await;
+    }
+    one.close().await;
 }
 
 /// Another embedder than the one the namespaces are bound to.
