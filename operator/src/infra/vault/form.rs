@@ -69,7 +69,9 @@ pub fn next(unseal: Unseal, keys: &Keys, members: &[Member]) -> Step {
     match (version, keys) {
         (None, _) => Step::Wait("waiting for the members to elect a leader".into()),
         (Some(_), Keys::Formed { root: Some(_), .. }) => Step::Configure,
-        (Some(_), Keys::Absent | Keys::Forming) if unseal == Unseal::KubernetesSecret => keys_missing(keys),
+        (Some(_), Keys::Absent | Keys::Forming | Keys::Damaged) if unseal == Unseal::KubernetesSecret => {
+            keys_missing(keys)
+        }
         (Some(version), _) => Step::Settled { version },
     }
 }
@@ -77,7 +79,7 @@ pub fn next(unseal: Unseal, keys: &Keys, members: &[Member]) -> Step {
 /// No member has ever been initialised.
 fn found(unseal: Unseal, keys: &Keys) -> Step {
     match (unseal, keys) {
-        (_, Keys::Formed { .. }) => Step::Stuck {
+        (_, Keys::Formed { .. } | Keys::Damaged) => Step::Stuck {
             reason: "VaultDataLost",
             message: format!(
                 "every volume is empty, but Secret {} says that Vault was initialised before. Restore the volumes from a snapshot, or, to begin with an empty Vault, delete the Secret",
@@ -103,7 +105,7 @@ fn open(unseal: Unseal, keys: &Keys, sealed: Vec<u16>) -> Step {
             ),
         },
         (Unseal::KubernetesSecret, Keys::Formed { .. }) => Step::Unseal(sealed),
-        (Unseal::KubernetesSecret, Keys::Absent | Keys::Forming) => keys_missing(keys),
+        (Unseal::KubernetesSecret, Keys::Absent | Keys::Forming | Keys::Damaged) => keys_missing(keys),
     }
 }
 
@@ -120,7 +122,7 @@ fn keys_missing(keys: &Keys) -> Step {
         _ => Step::Stuck {
             reason: "UnsealKeysMissing",
             message: format!(
-                "Secret {secret} with the key is gone: members that are open keep working, one that restarts stays sealed. Restore the Secret from a backup before any pod restarts"
+                "Secret {secret} with the key is gone or lacks it: members that are open keep working, one that restarts stays sealed. Restore the Secret from a backup before any pod restarts"
             ),
         },
     }
@@ -172,6 +174,8 @@ mod tests {
         let secret = Unseal::KubernetesSecret;
         assert_eq!(stuck(&next(secret, &formed(None), &[Empty, Empty])), "VaultDataLost");
         assert_eq!(stuck(&next(secret, &Keys::Forming, &[Sealed])), "InitKeysLost", "crash in between");
+        assert_eq!(stuck(&next(secret, &Keys::Damaged, &[Sealed])), "UnsealKeysMissing");
+        assert_eq!(stuck(&next(secret, &Keys::Damaged, &[Empty])), "VaultDataLost");
         assert_eq!(stuck(&next(secret, &Keys::Absent, &[Sealed, Empty])), "UnsealKeysMissing");
         assert_eq!(stuck(&next(secret, &Keys::Absent, &[open_member(true)])), "UnsealKeysMissing");
         assert_eq!(stuck(&next(Unseal::Manual, &Keys::Absent, &[Empty])), "NotInitialised");

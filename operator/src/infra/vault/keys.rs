@@ -25,6 +25,8 @@ pub enum Keys {
     Absent,
     /// Vault was about to be initialised; if it is, its answer is lost.
     Forming,
+    /// Somebody took the key out of it; whatever Vault holds is not to be thrown away.
+    Damaged,
     /// Vault was initialised.
     Formed {
         /// Opens every member.
@@ -39,6 +41,7 @@ impl std::fmt::Debug for Keys {
         f.write_str(match self {
             Self::Absent => "Absent",
             Self::Forming => "Forming",
+            Self::Damaged => "Damaged",
             Self::Formed { root: None, .. } => "Formed",
             Self::Formed { root: Some(_), .. } => "Formed, not configured",
         })
@@ -51,7 +54,8 @@ impl Keys {
         let Some(found) = secret else { return Self::Absent };
         match secret::text(found, KEY) {
             Some(key) => Self::Formed { key, root: secret::text(found, ROOT) },
-            None => Self::Forming,
+            None if secret::text(found, STAGE).as_deref() == Some(FORMING) => Self::Forming,
+            None => Self::Damaged,
         }
     }
 }
@@ -84,6 +88,8 @@ mod tests {
     fn a_secret_without_a_key_is_an_initialisation_that_never_ended() {
         assert_eq!(Keys::read(None), Keys::Absent);
         assert_eq!(Keys::read(Some(&fixture::secret(&[(STAGE, FORMING)]))), Keys::Forming);
+        assert_eq!(Keys::read(Some(&fixture::secret(&[(STAGE, FORMED)]))), Keys::Damaged, "it may hold data");
+        assert_eq!(Keys::read(Some(&fixture::secret(&[]))), Keys::Damaged);
         let formed = fixture::secret(&[(STAGE, FORMED), (KEY, "k"), (ROOT, "r")]);
         assert_eq!(Keys::read(Some(&formed)), Keys::Formed { key: "k".into(), root: Some("r".into()) });
         assert_eq!(format!("{:?}", Keys::read(Some(&formed))), "Formed, not configured", "never printed");
