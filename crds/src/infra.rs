@@ -89,17 +89,29 @@ impl Default for Postgres {
 /// A Postgres the operator runs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 pub struct ManagedPostgres {
+    /// What it runs on.
+    #[serde(flatten)]
+    pub member: Member,
+}
+
+/// What each member of a stateful component runs on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+pub struct Member {
     /// Container image with the layout of the official one; by default the release the operator was tested with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
-    /// The volume the data lives on.
+    /// The volume of each member.
     #[serde(default)]
     pub storage: Storage,
-    /// CPU and memory of the pod; by default as the profile says.
+    /// CPU and memory of each pod; by default as the profile says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
 }
+
+/// A component that does not run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Disabled {}
 
 /// The volume of a stateful component.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]

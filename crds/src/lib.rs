@@ -16,8 +16,8 @@ mod stack;
 mod vault;
 
 pub use infra::{
-    Component, ExternalPostgres, ManagedPostgres, Mode, Postgres, Profile, SomaInfra, SomaInfraSpec,
-    SomaInfraStatus, Storage,
+    Component, Disabled, ExternalPostgres, ManagedPostgres, Member, Mode, Postgres, Profile, SomaInfra,
+    SomaInfraSpec, SomaInfraStatus, Storage,
 };
 pub use namespace::{
     Embedding, MemoryNamespace, MemoryNamespaceSpec, MemoryNamespaceStatus, Model, Provider, Quota, Usage,
@@ -27,7 +27,7 @@ pub use stack::{
     MemoryService, Restart, Revision, ServiceStatus, Services, ServicesStatus, SomaStack, SomaStackSpec,
     SomaStackStatus,
 };
-pub use vault::{Disabled, ExternalVault, ManagedVault, Unseal, Vault};
+pub use vault::{ExternalVault, ManagedVault, Unseal, Vault};
 
 use std::path::{Path, PathBuf};
 

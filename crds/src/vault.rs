@@ -1,11 +1,10 @@
 //! Vault, a component of SomaInfra.
 
-use k8s_openapi::api::core::v1::ResourceRequirements;
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::infra::Storage;
+use crate::infra::{Disabled, Member};
 use crate::shared::LocalRef;
 
 /// The store of secrets: one of managed, external and disabled.
@@ -26,10 +25,6 @@ pub struct Vault {
     pub disabled: Option<Disabled>,
 }
 
-/// A component that does not run.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Disabled {}
-
 /// A Vault the operator runs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(
@@ -40,16 +35,9 @@ pub struct ManagedVault {
     /// Members: 1, 3 or 5; by default 1 in `dev` and 3 in `ha`. It can grow, not shrink.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<u16>,
-    /// Container image with the layout of the official one; by default the release the operator was tested with.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 512))]
-    pub image: Option<String>,
-    /// The volume of each member.
-    #[serde(default)]
-    pub storage: Storage,
-    /// CPU and memory of each pod; by default as the profile says.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resources: Option<ResourceRequirements>,
+    /// What each of them runs on.
+    #[serde(flatten)]
+    pub member: Member,
     /// Who opens Vault after a restart.
     #[serde(default)]
     pub unseal: Unseal,

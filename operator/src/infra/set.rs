@@ -8,9 +8,10 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams};
 use serde_json::{Value, json};
-use soma_crds::{Quantity, Storage};
+use soma_crds::Quantity;
 
 use super::Site;
+use super::blocked::Blocked;
 use super::component::State;
 use super::roll::{self, Roll, Step};
 use crate::apply::{Batch, Writer};
@@ -20,7 +21,7 @@ use crate::error::Error;
 use crate::events::Note;
 use crate::names::{reason, selector_text};
 use crate::pods;
-use crate::workload::typed;
+use crate::workload::{self, Resources, typed};
 
 /// Name of the claim template of every component.
 pub const VOLUME: &str = "data";
@@ -48,13 +49,39 @@ pub struct Volume {
     pub class: Option<String>,
 }
 
-impl Volume {
-    /// What the manifest gives, over the default size.
-    pub fn of(storage: &Storage, default_size: &str) -> Self {
-        Self {
-            size: storage.size.as_ref().map_or(default_size, |q| &q.0).to_owned(),
-            class: storage.storage_class_name.clone(),
-        }
+/// What each member runs on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub image: String,
+    pub volume: Volume,
+    pub resources: Resources,
+}
+
+/// What a component's member runs on where the manifest says nothing.
+pub struct Defaults {
+    pub image: &'static str,
+    /// Of the volume.
+    pub size: &'static str,
+    pub resources: Resources,
+}
+
+impl Member {
+    /// What the manifest gives, over the defaults.
+    pub fn of(
+        component: &'static str,
+        given: &soma_crds::Member,
+        defaults: &Defaults,
+    ) -> Result<Self, Blocked> {
+        let storage = &given.storage;
+        Ok(Self {
+            image: given.image.clone().unwrap_or_else(|| defaults.image.into()),
+            volume: Volume {
+                size: storage.size.as_ref().map_or(defaults.size, |q| &q.0).to_owned(),
+                class: storage.storage_class_name.clone(),
+            },
+            resources: workload::resources(given.resources.as_ref(), &defaults.resources)
+                .map_err(|e| Blocked::ResourcesInvalid { component, problem: e.to_string() })?,
+        })
     }
 }
 
@@ -83,6 +110,12 @@ impl Live {
     /// Anything that may hold data.
     pub fn has_volume(&self) -> bool {
         !self.claims.is_empty() || self.set.is_some()
+    }
+
+    /// The members to run: a profile that changes back to `dev` must not take any away.
+    pub fn members(&self, wanted: u16) -> u16 {
+        let running = self.set.as_ref().and_then(|set| set.spec.as_ref()?.replicas).unwrap_or(0);
+        wanted.max(u16::try_from(running).unwrap_or(0))
     }
 
     /// `address:port` of a member's pod, once it has an address.

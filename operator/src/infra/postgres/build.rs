@@ -23,7 +23,7 @@ pub fn objects(site: &Site<'_>, postgres: &Managed) -> Result<Objects, Error> {
         ports: &[("postgres", PORT)],
         peer_ports: &[],
         pod: pod(postgres),
-        volume: &postgres.volume,
+        volume: &postgres.member.volume,
     };
     set::objects(site, &shape, None)
 }
@@ -40,7 +40,7 @@ fn pod(postgres: &Managed) -> Value {
         "terminationGracePeriodSeconds": 120,
         "containers": [{
             "name": object::POSTGRES,
-            "image": postgres.image,
+            "image": postgres.member.image,
             "imagePullPolicy": "IfNotPresent",
             "securityContext": container_security(),
             "env": [
@@ -49,7 +49,7 @@ fn pod(postgres: &Managed) -> Value {
                 {"name": "POSTGRES_PASSWORD_FILE", "value": "/etc/soma/superuser/password"},
             ],
             "ports": [{"name": "postgres", "containerPort": PORT, "protocol": "TCP"}],
-            "resources": postgres.resources.json(),
+            "resources": postgres.member.resources.json(),
             // Replaying the log after a crash may take long; liveness must not begin before it is done.
             "startupProbe": {"exec": ready, "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": 1800},
             "readinessProbe": {"exec": ready, "periodSeconds": 5, "timeoutSeconds": 5},

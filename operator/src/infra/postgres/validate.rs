@@ -7,9 +7,9 @@ use soma_settings::SslMode;
 use crate::infra::Site;
 use crate::infra::blocked::Blocked;
 use crate::infra::secret::{self, Reader};
-use crate::infra::set::{self, Live, Volume};
+use crate::infra::set::{self, Defaults, Live, Member};
 use crate::names::object;
-use crate::workload::{self, Resources};
+use crate::workload::Resources;
 
 /// What the cluster holds for Postgres.
 #[derive(Clone, Debug, Default)]
@@ -33,9 +33,7 @@ pub enum Postgres {
 /// A Postgres the operator runs.
 #[derive(Clone, Debug)]
 pub struct Managed {
-    pub image: String,
-    pub volume: Volume,
-    pub resources: Resources,
+    pub member: Member,
     /// The passwords made earlier; `None` before the first install.
     pub passwords: Option<Passwords>,
 }
@@ -83,7 +81,7 @@ pub fn validate(site: &Site<'_>, observed: &Observed) -> Result<Postgres, Blocke
 }
 
 fn read_managed(site: &Site<'_>, spec: &ManagedPostgres, observed: &Observed) -> Result<Managed, Blocked> {
-    let (default_size, defaults) = match site.infra.spec.profile {
+    let (size, needs) = match site.infra.spec.profile {
         Profile::Dev => ("1Gi", Resources::of("100m", "512Mi", "512Mi")),
         Profile::Ha => ("20Gi", Resources::of("1", "4Gi", "4Gi")),
     };
@@ -96,14 +94,8 @@ fn read_managed(site: &Site<'_>, spec: &ManagedPostgres, observed: &Observed) ->
             claim: set::claim_name(object::POSTGRES, 0),
         });
     }
-    let resources = workload::resources(spec.resources.as_ref(), &defaults)
-        .map_err(|e| Blocked::ResourcesInvalid { component: object::POSTGRES, problem: e.to_string() })?;
-    Ok(Managed {
-        image: spec.image.clone().unwrap_or_else(|| "docker.io/library/postgres:15".into()),
-        volume: Volume::of(&spec.storage, default_size),
-        resources,
-        passwords,
-    })
+    let defaults = Defaults { image: "docker.io/library/postgres:15", size, resources: needs };
+    Ok(Managed { member: Member::of(object::POSTGRES, &spec.member, &defaults)?, passwords })
 }
 
 /// Both passwords, when the Secret holds both.

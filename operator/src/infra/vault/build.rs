@@ -37,7 +37,7 @@ pub fn objects(site: &Site<'_>, vault: &Managed) -> Result<Objects, Error> {
         ports: &[("http", PORT)],
         peer_ports: &[("peer", PEER_PORT)],
         pod: pod(site, vault, config.metadata.name.as_deref().unwrap_or_default()),
-        volume: &vault.volume,
+        volume: &vault.member.volume,
     };
     let namespace = &site.owner.namespace;
     Ok(Objects {
@@ -110,7 +110,7 @@ fn pod(site: &Site<'_>, vault: &Managed, config: &str) -> Value {
         "topologySpreadConstraints": [set::spread(site, object::VAULT)],
         "containers": [{
             "name": object::VAULT,
-            "image": vault.image,
+            "image": vault.member.image,
             "imagePullPolicy": "IfNotPresent",
             // OpenBao's program has another name and takes the same configuration.
             "command": ["/bin/sh", "-c", format!("exec \"$(command -v vault || command -v bao)\" server -config={FOLDER}/{CONFIG_KEY}")],
@@ -128,7 +128,7 @@ fn pod(site: &Site<'_>, vault: &Managed, config: &str) -> Value {
                 {"name": "http", "containerPort": PORT, "protocol": "TCP"},
                 {"name": "peer", "containerPort": PEER_PORT, "protocol": "TCP"},
             ],
-            "resources": vault.resources.json(),
+            "resources": vault.member.resources.json(),
             "startupProbe": with(&alive, json!({"periodSeconds": 1, "timeoutSeconds": 3, "failureThreshold": 300})),
             "livenessProbe": with(&alive, json!({"periodSeconds": 10, "timeoutSeconds": 3, "failureThreshold": 6})),
             "readinessProbe": with(&ready, json!({"periodSeconds": 2, "timeoutSeconds": 3})),

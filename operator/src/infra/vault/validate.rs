@@ -7,9 +7,9 @@ use super::keys::Keys;
 use crate::infra::Site;
 use crate::infra::blocked::Blocked;
 use crate::infra::secret::Reader;
-use crate::infra::set::{Live, Volume};
+use crate::infra::set::{Defaults, Live, Member};
 use crate::names::object;
-use crate::workload::{self, Resources};
+use crate::workload::Resources;
 
 /// Port of a managed Vault.
 pub const PORT: u16 = 8200;
@@ -38,9 +38,7 @@ pub enum Vault {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Managed {
     pub replicas: u16,
-    pub image: String,
-    pub volume: Volume,
-    pub resources: Resources,
+    pub member: Member,
     pub unseal: Unseal,
 }
 
@@ -71,20 +69,14 @@ pub fn validate(site: &Site<'_>, observed: &Observed) -> Result<Vault, Blocked> 
 }
 
 fn read_managed(site: &Site<'_>, spec: &ManagedVault, live: &Live) -> Result<Managed, Blocked> {
-    let (replicas, default_size, defaults) = match site.infra.spec.profile {
+    let (replicas, size, needs) = match site.infra.spec.profile {
         Profile::Dev => (1, "1Gi", Resources::of("50m", "256Mi", "256Mi")),
         Profile::Ha => (3, "10Gi", Resources::of("250m", "512Mi", "1Gi")),
     };
-    let resources = workload::resources(spec.resources.as_ref(), &defaults)
-        .map_err(|e| Blocked::ResourcesInvalid { component: object::VAULT, problem: e.to_string() })?;
-    // A profile that changes back to `dev` must not take members away.
-    let running = live.set.as_ref().and_then(|set| set.spec.as_ref()?.replicas).unwrap_or(0);
-    let floor = u16::try_from(running).unwrap_or(0);
+    let defaults = Defaults { image: "docker.io/hashicorp/vault:1.21", size, resources: needs };
     Ok(Managed {
-        replicas: spec.replicas.unwrap_or(replicas).max(floor),
-        image: spec.image.clone().unwrap_or_else(|| "docker.io/hashicorp/vault:1.21".into()),
-        volume: Volume::of(&spec.storage, default_size),
-        resources,
+        replicas: live.members(spec.replicas.unwrap_or(replicas)),
+        member: Member::of(object::VAULT, &spec.member, &defaults)?,
         unseal: spec.unseal,
     })
 }
