@@ -81,7 +81,7 @@ pub fn validate(site: &Site<'_>, observed: &Observed) -> Result<Postgres, Blocke
 }
 
 fn read_managed(site: &Site<'_>, spec: &ManagedPostgres, observed: &Observed) -> Result<Managed, Blocked> {
-    let (size, needs) = match site.infra.spec.profile {
+    let (disk, resources) = match site.infra.spec.profile {
         Profile::Dev => ("1Gi", Resources::of("100m", "512Mi", "512Mi")),
         Profile::Ha => ("20Gi", Resources::of("1", "4Gi", "4Gi")),
     };
@@ -94,7 +94,7 @@ fn read_managed(site: &Site<'_>, spec: &ManagedPostgres, observed: &Observed) ->
             claim: set::claim_name(object::POSTGRES, 0),
         });
     }
-    let defaults = Defaults { image: "docker.io/library/postgres:15", size, resources: needs };
+    let defaults = Defaults { image: "docker.io/library/postgres:15", size: disk, resources };
     Ok(Managed { member: Member::of(object::POSTGRES, &spec.member, &defaults)?, passwords })
 }
 

@@ -69,11 +69,11 @@ pub fn validate(site: &Site<'_>, observed: &Observed) -> Result<Vault, Blocked> 
 }
 
 fn read_managed(site: &Site<'_>, spec: &ManagedVault, live: &Live) -> Result<Managed, Blocked> {
-    let (replicas, size, needs) = match site.infra.spec.profile {
+    let (replicas, disk, resources) = match site.infra.spec.profile {
         Profile::Dev => (1, "1Gi", Resources::of("50m", "256Mi", "256Mi")),
         Profile::Ha => (3, "10Gi", Resources::of("250m", "512Mi", "1Gi")),
     };
-    let defaults = Defaults { image: "docker.io/hashicorp/vault:1.21", size, resources: needs };
+    let defaults = Defaults { image: "docker.io/hashicorp/vault:1.21", size: disk, resources };
     Ok(Managed {
         replicas: live.members(spec.replicas.unwrap_or(replicas)),
         member: Member::of(object::VAULT, &spec.member, &defaults)?,
