@@ -9,6 +9,7 @@
 
 pub mod admission;
 mod infra;
+mod kafka;
 mod namespace;
 mod reference;
 mod shared;
@@ -19,6 +20,7 @@ pub use infra::{
     Component, Disabled, ExternalPostgres, ManagedPostgres, Member, Mode, Postgres, Profile, SomaInfra,
     SomaInfraSpec, SomaInfraStatus, Storage,
 };
+pub use kafka::{ExternalKafka, Kafka, ManagedKafka, SettingValue};
 pub use namespace::{
     Embedding, MemoryNamespace, MemoryNamespaceSpec, MemoryNamespaceStatus, Model, Provider, Quota, Usage,
 };

@@ -49,6 +49,9 @@ pub mod object {
     pub const VAULT: &str = "vault";
     pub const VAULT_UNSEAL: &str = "vault-unseal";
     pub const VAULT_CONN: &str = "vault-conn";
+    pub const KAFKA: &str = "kafka";
+    pub const KAFKA_CLUSTER: &str = "kafka-cluster";
+    pub const KAFKA_CONN: &str = "kafka-conn";
     pub const MEMORY: &str = "memory";
     pub const API_TOKEN: &str = "soma-api-token";
     pub const API_TOKEN_KEY: &str = "SOMA_API_TOKEN";

@@ -24,6 +24,8 @@ pub enum Blocked {
         "the volume {claim} exists but Secret {namespace}/{name} with its password does not, or lacks a key; a new password would not open the data. Restore the Secret from a backup, or, to begin with empty data, delete the volume with `kubectl -n {namespace} delete statefulset/{component} pvc/{claim}`"
     )]
     PasswordLost { namespace: String, component: &'static str, name: &'static str, claim: String },
+    #[error("spec.{component}.managed.settings.{key} is set by the operator; remove it")]
+    SettingOwned { component: &'static str, key: String },
     #[error("spec.{component}.managed.resources: {problem}")]
     ResourcesInvalid { component: &'static str, problem: String },
 }
@@ -42,6 +44,7 @@ impl Blocked {
             Self::SecretKeyMissing { .. } => "SecretKeyMissing",
             Self::SecretValueInvalid { .. } => "SecretValueInvalid",
             Self::PasswordLost { .. } => "PasswordLost",
+            Self::SettingOwned { .. } => "SettingOwned",
             Self::ResourcesInvalid { .. } => "ResourcesInvalid",
         }
     }
