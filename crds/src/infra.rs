@@ -176,6 +176,9 @@ pub struct Component {
     pub mode: Mode,
     /// It answers.
     pub ready: bool,
+    /// `Ready`, or why it is not as the manifest asks: one of the reasons of the conditions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Version it reports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,

@@ -53,6 +53,46 @@ impl Node {
             .collect())
     }
 
+    /// Applies an object.
+    pub fn apply(&self, object: &Value) -> Result<()> {
+        let folder = soma_testenv::RunDir::new("object")?;
+        let path = folder.path().join("object.json");
+        std::fs::write(&path, object.to_string())?;
+        self.kubectl(&["apply", "-f", &path.display().to_string()]).map(drop)
+    }
+
+    /// Merges into the `spec` of the SomaInfra.
+    pub fn patch_infra(&self, spec: &Value) -> Result<()> {
+        let patch = json!({"spec": spec}).to_string();
+        self.kubectl(&["-n", "soma-infra", "patch", "somainfra", "shared", "--type=merge", "-p", &patch])
+            .map(drop)
+    }
+
+    /// What the status of the SomaInfra says of a component; null when it speaks of an older manifest.
+    pub fn component(&self, name: &str) -> Result<Value> {
+        let infra = self.kubectl(&["-n", "soma-infra", "get", "somainfra", "shared", "-o", "json"])?;
+        let infra: Value = serde_json::from_str(&infra)?;
+        let status = &infra["status"];
+        if status["observedGeneration"] != infra["metadata"]["generation"] {
+            return Ok(Value::Null);
+        }
+        let components = status["components"].as_array().cloned().unwrap_or_default();
+        Ok(components.into_iter().find(|component| component["name"] == name).unwrap_or_default())
+    }
+
+    /// Waits until a component is as its manifest asks and has this many members.
+    pub async fn settled(
+        &self,
+        component: &str,
+        count: usize,
+        members: impl Fn(&Self) -> Result<Vec<(String, String)>>,
+    ) -> Result<()> {
+        self.until(&format!("{component} with {count} members"), |node| {
+            Ok(node.component(component)?["reason"] == "Ready" && members(node)?.len() == count)
+        })
+        .await
+    }
+
     /// Looks until `there` is true.
     pub async fn until(&self, what: &str, there: impl Fn(&Self) -> Result<bool>) -> Result<()> {
         for _ in 0..LOOK.1 {

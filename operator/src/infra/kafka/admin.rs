@@ -118,7 +118,10 @@ pub async fn quorum(controller: &mut Connection) -> Result<Option<Quorum>, Kafka
 
 /// Takes the vote of a disk that is gone. Success when it has none.
 pub async fn remove_voter(controller: &mut Connection, voter: u16, disk: Uuid) -> Result<(), KafkaError> {
-    let request = RemoveRaftVoterRequest::default().with_voter_id(voter.into()).with_voter_directory_id(disk);
+    let request = RemoveRaftVoterRequest::default()
+        .with_cluster_id(None)
+        .with_voter_id(voter.into())
+        .with_voter_directory_id(disk);
     let answer = controller.call(request).await?;
     let what = format!("take the vote of kafka-{voter}");
     done_before(
@@ -138,6 +141,7 @@ pub async fn add_voter(
     let listener =
         Listener::default().with_name(text(super::build::CONTROLLER)).with_host(text(host)).with_port(port);
     let request = AddRaftVoterRequest::default()
+        .with_cluster_id(None)
         .with_timeout_ms(PATIENCE_MS)
         .with_voter_id(voter.into())
         .with_voter_directory_id(disk)

@@ -14,7 +14,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::DeleteParams;
-use soma_crds::{Mode, SomaInfra};
+use soma_crds::{Mode, SomaInfra, condition};
 
 use self::cluster::Cluster;
 use self::content::{Found, Wanted};
@@ -172,7 +172,8 @@ async fn settle(
             Ok(None) => (None, None),
             Err(error) => return Ok(Err(State::Unreachable(chain(&error)))),
         };
-        let step = quorum::next(&stage, managed.replicas, quorum.as_ref(), running(live, managed.replicas));
+        let mute = mute_for(site).min(running(live, managed.replicas));
+        let step = quorum::next(&stage, managed.replicas, quorum.as_ref(), mute);
         let (Some(quorum), Some(mut controller)) = (quorum, controller) else {
             return Ok(Err(waiting(step, live)));
         };
@@ -240,14 +241,21 @@ fn started(pod: &Pod) -> Option<Timestamp> {
     Some(statuses.first()?.state.as_ref()?.running.as_ref()?.started_at.as_ref()?.0)
 }
 
-/// How long all members run together.
-fn running(live: &Live, replicas: u16) -> Option<Duration> {
-    let mut youngest = Duration::MAX;
-    for n in 0..replicas {
-        let since = Timestamp::now().duration_since(started(live.pods.get(&n)?)?);
-        youngest = youngest.min(since.unsigned_abs());
-    }
-    Some(youngest)
+/// How long all members run together; no time while one does not.
+fn running(live: &Live, replicas: u16) -> Duration {
+    let since = |n| {
+        let pod = live.pods.get(&n).filter(|pod| pod.metadata.deletion_timestamp.is_none())?;
+        Some(Timestamp::now().duration_since(started(pod)?).unsigned_abs())
+    };
+    (0..replicas).map(|n| since(n).unwrap_or_default()).min().unwrap_or_default()
+}
+
+/// How long the SomaInfra has not been available.
+fn mute_for(site: &Site<'_>) -> Duration {
+    let status = site.infra.status.as_ref();
+    let available = status.and_then(|status| status.condition(condition::AVAILABLE));
+    let since = available.filter(|c| c.status == "False").map(|c| c.last_transition_time.0);
+    since.map_or(Duration::ZERO, |since| Timestamp::now().duration_since(since).unsigned_abs())
 }
 
 /// The release the members run, by the tag of their image.
@@ -324,6 +332,10 @@ async fn change(
     }
     if !changes.rights.is_empty() {
         admin::grant(controller, &changes.rights).await?;
+    }
+    if !changes.moves.is_empty() {
+        let count = changes.moves.len();
+        return Err(KafkaError::Incomplete(format!("{count} partitions are copied to more brokers")));
     }
     Ok((id, found))
 }

@@ -155,8 +155,8 @@ async fn run(
             }
         }
     }
-    if let (Some(set), State::Ready { .. }) = (&set, &state) {
-        let rules = Rules(members);
+    if let Some(set) = &set {
+        let rules = Rules { members, settled: state.is_ready() };
         if let Some(leader) = set::roll(writer, &observed.live, set, &rules, applied).await
             && let Some(client) = member(ctx, &observed.live, leader)
             && let Err(error) = configure::step_down(ctx, &client).await
@@ -274,11 +274,15 @@ async fn look(ctx: &Context, live: &Live, replicas: u16) -> Vec<Member> {
 }
 
 /// Standbys first, the leader last and only after it handed over; never one while another is missing.
-struct Rules(Vec<Member>);
+struct Rules {
+    members: Vec<Member>,
+    /// They are open, configured, and agree.
+    settled: bool,
+}
 
 impl Rules {
     fn leads(&self, n: u16) -> bool {
-        matches!(self.0.get(usize::from(n)), Some(Member::Open { leads: true, .. }))
+        matches!(self.members.get(usize::from(n)), Some(Member::Open { leads: true, .. }))
     }
 }
 
@@ -290,11 +294,14 @@ impl Roll for Rules {
     }
 
     fn can_roll(&self, ordinal: u16) -> Verdict {
-        if self.0.len() == 1 {
+        if !self.settled {
+            return Verdict::Wait("the members are not settled".into());
+        }
+        if self.members.len() == 1 {
             return Verdict::Yes;
         }
         let follows = |m: &Member| matches!(m, Member::Open { has_leader: true, .. });
-        match self.0.iter().zip(0_u16..).find(|(m, n)| *n != ordinal && !follows(m)) {
+        match self.members.iter().zip(0_u16..).find(|(m, n)| *n != ordinal && !follows(m)) {
             Some((_, n)) => Verdict::Wait(format!("vault-{n} follows no leader")),
             None if self.leads(ordinal) => Verdict::HandOver,
             None => Verdict::Yes,
@@ -342,15 +349,17 @@ mod tests {
     #[test]
     fn the_leader_is_last_and_hands_over_and_nobody_goes_while_another_is_missing() {
         let open = |leads, has_leader| Member::Open { leads, has_leader, version: "1".into() };
-        let rules = Rules(vec![open(false, true), open(true, true), open(false, true)]);
-        assert_eq!(rules.order(3), [2, 0, 1]);
-        assert_eq!(rules.can_roll(2), Verdict::Yes);
-        assert_eq!(rules.can_roll(1), Verdict::HandOver);
+        let rules = |members: Vec<Member>| Rules { members, settled: true };
+        let three = rules(vec![open(false, true), open(true, true), open(false, true)]);
+        assert_eq!(three.order(3), [2, 0, 1]);
+        assert_eq!(three.can_roll(2), Verdict::Yes);
+        assert_eq!(three.can_roll(1), Verdict::HandOver);
+        assert!(matches!(Rules { settled: false, ..three }.can_roll(2), Verdict::Wait(_)));
         for missing in [Member::Sealed, Member::Empty, Member::Silent("gone".into()), open(false, false)] {
-            let rules = Rules(vec![open(true, true), missing, open(false, true)]);
+            let rules = rules(vec![open(true, true), missing, open(false, true)]);
             assert_eq!(rules.can_roll(2), Verdict::Wait("vault-1 follows no leader".into()));
             assert!(matches!(rules.can_roll(0), Verdict::Wait(_)));
         }
-        assert_eq!(Rules(vec![open(true, true)]).can_roll(0), Verdict::Yes, "nobody can take over");
+        assert_eq!(rules(vec![open(true, true)]).can_roll(0), Verdict::Yes, "nobody can take over");
     }
 }

@@ -1,11 +1,11 @@
-//! A Vault through its life on a real node: formed once, grown, rolled, lost pod by pod and all at once.
+//! Vault under a writer: formed once, grown, rolled, lost pod by pod and all at once, and without its key.
+
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use soma_e2e_tests::{Node, client};
-use soma_testenv::cache::Cache;
-use soma_testenv::images;
 
 /// What a client of Vault sees, and what was acknowledged to it.
 struct Checker {
@@ -84,107 +84,91 @@ fn vault_pods(node: &Node) -> Result<Vec<(String, String)>> {
 }
 
 async fn ready(node: &Node, members: usize) -> Result<()> {
-    node.until(&format!("{members} members and Ready"), |node| {
-        let generation = node.infra(".metadata.generation")?;
-        let seen = node.infra(".status.conditions[?(@.type==\"Ready\")].observedGeneration")?;
-        let ready = node.infra(".status.conditions[?(@.type==\"Ready\")].status")?;
-        Ok(ready == "True" && seen == generation && vault_pods(node)?.len() == members)
-    })
-    .await
+    node.settled("vault", members, vault_pods).await
 }
 
 fn patch(node: &Node, vault: &Value) -> Result<()> {
-    let patch = json!({"spec": {"vault": {"managed": vault}}}).to_string();
-    node.kubectl(&["-n", "soma-infra", "patch", "somainfra", "shared", "--type=merge", "-p", &patch])?;
-    Ok(())
+    node.patch_infra(&json!({"vault": {"managed": vault}}))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_vault_is_formed_once_and_survives_its_pods() -> Result<()> {
-    let node = tokio::task::spawn_blocking(|| Node::start(vec![images::vault(&Cache::open()?)?])).await??;
-    let example = soma_testenv::checkout().join("examples/infra-dev.yaml");
-    node.kubectl(&["apply", "-f", &example.display().to_string()])?;
-    ready(&node, 1).await?;
+pub async fn life(node: Arc<Node>) -> Result<()> {
+    let node = &*node;
+    ready(node, 1).await?;
     let keys = node.kubectl(&["-n", "soma-infra", "get", "secret", "vault-unseal", "-o", "json"])?;
     let keys: Value = serde_json::from_str(&keys)?;
     ensure!(keys["data"]["root-token"].is_null(), "the root token is still kept");
     let service = ["-n", "soma-infra", "get", "service", "vault", "-o", "jsonpath={.spec.clusterIP}"];
     let url = format!("http://{}:8200", node.kubectl(&service)?);
     let mut checker = Checker { http: client()?, url, acknowledged: 0 };
-    checker.allow_default(&node).await?;
-    checker.write(&node).await?;
+    checker.allow_default(node).await?;
+    checker.write(node).await?;
 
     // Growing restarts nobody.
-    let first = vault_pods(&node)?;
-    patch(&node, &json!({"replicas": 3}))?;
-    ready(&node, 3).await?;
-    ensure!(vault_pods(&node)?.contains(&first[0]), "growing restarted {first:?}");
-    checker.write(&node).await?;
+    let first = vault_pods(node)?;
+    patch(node, &json!({"replicas": 3}))?;
+    ready(node, 3).await?;
+    ensure!(vault_pods(node)?.contains(&first[0]), "growing restarted {first:?}");
+    checker.write(node).await?;
 
     // The leader, then all at once: opened again with the same key, nothing lost.
     for lost in [&["vault-0"][..], &["vault-0", "vault-1", "vault-2"]] {
-        let before = vault_pods(&node)?;
+        let before = vault_pods(node)?;
         node.kubectl(&[&["-n", "soma-infra", "delete", "pod", "--wait=false"], lost].concat())?;
-        checker.write(&node).await?;
+        checker.write(node).await?;
         node.until("other pods", |node| {
             let now = vault_pods(node)?;
             let gone = |name: &str| !before.iter().any(|old| old.0 == name && now.contains(old));
             Ok(lost.iter().all(|name| gone(name)))
         })
         .await?;
-        ready(&node, 3).await?;
-        checker.verify(&node).await?;
+        ready(node, 3).await?;
+        checker.verify(node).await?;
     }
 
     // A change of the template replaces every pod, one at a time, while clients write.
-    let before = vault_pods(&node)?;
-    patch(&node, &json!({"resources": {"requests": {"cpu": "60m"}}}))?;
-    while vault_pods(&node)?.iter().any(|pod| before.contains(pod)) {
-        checker.write(&node).await?;
-        let sealed_or_gone = 3 - vault_pods(&node)?.len();
+    let before = vault_pods(node)?;
+    patch(node, &json!({"resources": {"requests": {"cpu": "60m"}}}))?;
+    while vault_pods(node)?.iter().any(|pod| before.contains(pod)) {
+        checker.write(node).await?;
+        let sealed_or_gone = 3 - vault_pods(node)?.len();
         ensure!(sealed_or_gone <= 1, "more than one member is gone");
     }
-    ready(&node, 3).await?;
-    checker.verify(&node).await?;
+    ready(node, 3).await?;
+    checker.verify(node).await?;
 
     // Without the key Vault works on, and the status says what to do; with it restored all is well.
     node.kubectl(&["-n", "soma-infra", "delete", "secret", "vault-unseal"])?;
     node.until("the missing key is reported", |node| {
-        Ok(node.infra(".status.conditions[?(@.type==\"Degraded\")].reason")? == "UnsealKeysMissing"
-            && node.infra(".status.conditions[?(@.type==\"Available\")].status")? == "True")
+        let vault = node.component("vault")?;
+        Ok(vault["reason"] == "UnsealKeysMissing" && vault["ready"] == true)
     })
     .await?;
-    checker.write(&node).await?;
+    checker.write(node).await?;
     let mut restored = keys;
     restored["metadata"] =
         json!({"name": "vault-unseal", "namespace": "soma-infra", "labels": restored["metadata"]["labels"]});
-    let file = soma_testenv::RunDir::new("restored")?;
-    let path = file.path().join("secret.json");
-    std::fs::write(&path, restored.to_string())?;
-    node.kubectl(&["apply", "-f", &path.display().to_string()])?;
-    ready(&node, 3).await?;
-    checker.verify(&node).await?;
+    node.apply(&restored)?;
+    ready(node, 3).await?;
+    checker.verify(node).await?;
     let acknowledged = checker.acknowledged;
 
     // A key that was never kept: nothing happens before the owner says so, and then a new Vault is formed.
     let lost = json!({"data": {"unseal-key": null, "stage": "aW5pdGlhbGlzaW5n"}}).to_string();
     node.kubectl(&["-n", "soma-infra", "patch", "secret", "vault-unseal", "--type=merge", "-p", &lost])?;
-    node.until("the lost key is reported", |node| {
-        Ok(node.infra(".status.conditions[?(@.type==\"Degraded\")].reason")? == "InitKeysLost")
-    })
-    .await?;
-    checker.verify(&node).await?;
+    node.until("the lost key is reported", |node| Ok(node.component("vault")?["reason"] == "InitKeysLost"))
+        .await?;
+    checker.verify(node).await?;
     let wish = ["-n", "soma-infra", "annotate", "somainfra", "shared", "somastack.dev/wipe-vault=shared"];
     node.kubectl(&wish)?;
     node.until("the wish is granted", |node| {
         Ok(node.infra(".metadata.annotations.somastack\\.dev/wipe-vault")?.is_empty())
     })
     .await?;
-    ready(&node, 3).await?;
-    ensure!(checker.verify(&node).await.is_err(), "the old Vault is still there");
+    ready(node, 3).await?;
+    ensure!(checker.verify(node).await.is_err(), "the old Vault is still there");
     checker.acknowledged = 0;
-    checker.allow_default(&node).await?;
-    checker.write(&node).await?;
+    checker.allow_default(node).await?;
+    checker.write(node).await?;
     println!("{acknowledged} secrets acknowledged, each of them there");
     Ok(())
 }

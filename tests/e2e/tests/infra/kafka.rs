@@ -1,0 +1,292 @@
+//! Kafka under a producer that waits for every replica, from one member to three and through every loss.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use soma_e2e_tests::Node;
+
+const NAMESPACE: &str = "soma-infra";
+const TOPIC: &str = "memory.events";
+/// Messages per second the producer sends.
+const RATE: &str = "20";
+
+/// Pods by name and uid.
+fn members(node: &Node) -> Result<Vec<(String, String)>> {
+    Ok(node.pods(NAMESPACE)?.into_iter().filter(|(name, _)| name.starts_with("kafka-")).collect())
+}
+
+fn patch(node: &Node, kafka: &Value) -> Result<()> {
+    node.patch_infra(&json!({"kafka": {"managed": kafka}}))
+}
+
+/// Runs one of Kafka's commands as the operator's user.
+fn command(node: &Node, name: &str, arguments: &[&str]) -> Result<String> {
+    let script = format!("/opt/kafka/bin/{name}");
+    let admin =
+        ["--bootstrap-server", "localhost:9091", "--command-config", "/etc/soma/kafka/admin.properties"];
+    node.kubectl(&[&["-n", NAMESPACE, "exec", "kafka-0", "--", &script][..], &admin, arguments].concat())
+}
+
+/// Runs a shell script in a pod of Kafka's image, with the password of a service.
+fn client(node: &Node, name: &str, user: &str, script: &str) -> Result<()> {
+    let image = node.kubectl(&[
+        "-n",
+        NAMESPACE,
+        "get",
+        "pod",
+        "kafka-0",
+        "-o",
+        "jsonpath={.spec.containers[0].image}",
+    ])?;
+    let prepare = r#"cat > /tmp/user.properties <<END
+security.protocol=SASL_PLAINTEXT
+sasl.mechanism=SCRAM-SHA-512
+sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required username="$USERNAME" password="$PASSWORD";
+retries=2147483647
+delivery.timeout.ms=300000
+END
+"#;
+    let from = |key| json!({"secretKeyRef": {"name": format!("kafka-user-{user}"), "key": key}});
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {
+            "restartPolicy": "Never", "terminationGracePeriodSeconds": 30,
+            "automountServiceAccountToken": false, "enableServiceLinks": false,
+            "securityContext": {"runAsNonRoot": true, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [{
+                "name": "client", "image": image, "command": ["/bin/sh", "-ec", format!("{prepare}{script}")],
+                "env": [
+                    {"name": "USERNAME", "valueFrom": from("username")},
+                    {"name": "PASSWORD", "valueFrom": from("password")},
+                    {"name": "KAFKA_HEAP_OPTS", "value": "-Xmx64m"},
+                    {"name": "LOG_DIR", "value": "/tmp"},
+                ],
+                "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
+            }],
+        },
+    });
+    node.apply(&pod)
+}
+
+fn phase(node: &Node, name: &str) -> Result<String> {
+    node.kubectl(&["-n", NAMESPACE, "get", "pod", name, "-o", "jsonpath={.status.phase}"])
+}
+
+/// Waits for a pod's end; its phase and what it said.
+async fn ended(node: &Node, name: &str) -> Result<(String, String)> {
+    node.until(&format!("{name} ends"), |node| {
+        Ok(["Succeeded", "Failed"].contains(&phase(node, name)?.as_str()))
+    })
+    .await?;
+    let said = node.kubectl(&["-n", NAMESPACE, "logs", name])?;
+    let phase = phase(node, name)?;
+    node.kubectl(&["-n", NAMESPACE, "delete", "pod", name, "--wait=false"])?;
+    Ok((phase, said))
+}
+
+/// What the producer was told.
+struct Sent {
+    acknowledged: BTreeSet<String>,
+    failed: usize,
+}
+
+fn sent(node: &Node) -> Result<Sent> {
+    let log = node.kubectl(&["-n", NAMESPACE, "logs", "producer"])?;
+    let mut sent = Sent { acknowledged: BTreeSet::new(), failed: 0 };
+    for line in log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+        match line["name"].as_str() {
+            Some("producer_send_success") => {
+                sent.acknowledged.insert(line["value"].as_str().context("no value")?.to_owned());
+            }
+            Some("producer_send_error") => sent.failed += 1,
+            _ => {}
+        }
+    }
+    Ok(sent)
+}
+
+/// Waits until the producer is told of messages it sent from now on.
+async fn progress(node: &Node) -> Result<()> {
+    let before = sent(node)?.acknowledged.len();
+    node.until("the producer goes on", |node| Ok(sent(node)?.acknowledged.len() > before + 20)).await
+}
+
+/// Ids of the disks that vote.
+fn voters(node: &Node) -> Result<BTreeSet<String>> {
+    let told = command(node, "kafka-metadata-quorum.sh", &["describe", "--replication"])?;
+    let votes = told.lines().filter(|line| line.contains("Leader") || line.contains("Follower"));
+    Ok(votes.filter_map(|line| line.split_whitespace().nth(1).map(str::to_owned)).collect())
+}
+
+fn active_controller(node: &Node) -> Result<String> {
+    let told = command(node, "kafka-metadata-quorum.sh", &["describe", "--replication"])?;
+    let leader = told.lines().find(|line| line.contains("Leader")).context("no leader")?;
+    Ok(format!("kafka-{}", leader.split_whitespace().next().unwrap_or_default()))
+}
+
+/// Waits for `count` members of which none is one of `before` that bears one of these names.
+async fn replaced(node: &Node, lost: &[&str], before: &[(String, String)], count: usize) -> Result<()> {
+    node.until("other pods", |node| {
+        let now = members(node)?;
+        Ok(now.len() == count
+            && !before.iter().any(|old| lost.contains(&old.0.as_str()) && now.contains(old)))
+    })
+    .await?;
+    node.settled("kafka", count, members).await
+}
+
+pub async fn life(node: Arc<Node>) -> Result<()> {
+    let node = &*node;
+    node.settled("kafka", 1, members).await?;
+    access(node).await?;
+    let run = format!(
+        "exec /opt/kafka/bin/kafka-run-class.sh org.apache.kafka.tools.VerifiableProducer --bootstrap-server kafka:9092 --topic {TOPIC} --throughput {RATE} --acks -1 --producer.config /tmp/user.properties"
+    );
+    client(node, "producer", "memory", &run)?;
+    node.until("the producer runs", |node| Ok(phase(node, "producer")? == "Running")).await?;
+    progress(node).await?;
+
+    // Growing: every member votes, and every partition is on all of them.
+    patch(node, &json!({"replicas": 3}))?;
+    node.settled("kafka", 3, members).await?;
+    ensure!(voters(node)?.len() == 3, "not all members vote");
+    node.until("three replicas in sync", |node| {
+        let told = command(node, "kafka-topics.sh", &["--describe", "--under-replicated-partitions"])?;
+        let all = command(node, "kafka-topics.sh", &["--describe", "--topic", TOPIC])?;
+        Ok(told.trim().is_empty() && all.contains("ReplicationFactor: 3"))
+    })
+    .await?;
+    settings(node).await?;
+    losses(node).await?;
+
+    // A change of the template replaces every pod, one at a time, while the producer goes on.
+    let before = members(node)?;
+    patch(node, &json!({"resources": {"requests": {"cpu": "110m"}}}))?;
+    while members(node)?.iter().any(|pod| before.contains(pod)) {
+        ensure!(members(node)?.len() >= 2, "more than one member is gone");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    node.settled("kafka", 3, members).await?;
+    progress(node).await?;
+
+    // The cluster goes on with the Secret deleted by mistake and restored, and says so in between.
+    let kept = node.kubectl(&["-n", NAMESPACE, "get", "secret", "kafka-cluster", "-o", "json"])?;
+    node.kubectl(&["-n", NAMESPACE, "delete", "secret", "kafka-cluster"])?;
+    node.until("the missing Secret is reported", |node| {
+        Ok(node.component("kafka")?["reason"] == "PasswordLost")
+    })
+    .await?;
+    let mut kept: Value = serde_json::from_str(&kept)?;
+    kept["metadata"] =
+        json!({"name": "kafka-cluster", "namespace": NAMESPACE, "labels": kept["metadata"]["labels"]});
+    node.apply(&kept)?;
+    node.settled("kafka", 3, members).await?;
+    progress(node).await?;
+    verify(node).await
+}
+
+/// Each service may do what its table says, with the password its Secret says.
+async fn access(node: &Node) -> Result<()> {
+    let produce = |topic| {
+        format!(
+            "echo hello | /opt/kafka/bin/kafka-console-producer.sh --bootstrap-server kafka:9092 --producer.config /tmp/user.properties --topic {topic} 2>&1 | tee /tmp/said; ! grep -q ERROR /tmp/said"
+        )
+    };
+    client(node, "may", "gateway", &produce("conversation.inbound"))?;
+    let consume = "/opt/kafka/bin/kafka-console-consumer.sh --bootstrap-server kafka:9092 --consumer.config /tmp/user.properties --topic conversation.inbound --group worker.main --from-beginning --max-messages 1 --timeout-ms 60000 2>&1";
+    client(node, "reads", "worker", consume)?;
+    client(node, "may-not", "gateway", &produce("tool.results"))?;
+    let (phase, said) = ended(node, "may").await?;
+    ensure!(phase == "Succeeded", "{said}");
+    let (phase, said) = ended(node, "reads").await?;
+    ensure!(phase == "Succeeded" && said.contains("hello"), "{said}");
+    let (phase, said) = ended(node, "may-not").await?;
+    ensure!(phase == "Failed" && said.contains("TopicAuthorizationException"), "{said}");
+
+    // A password that somebody sets in the Secret is the one that counts.
+    let given = |node: &Node| {
+        let path = "jsonpath={.data.given-gateway}";
+        node.kubectl(&["-n", NAMESPACE, "get", "secret", "kafka-cluster", "-o", path])
+    };
+    let before = given(node)?;
+    let secret = json!({"stringData": {"password": "chosen-by-somebody"}}).to_string();
+    node.kubectl(&["-n", NAMESPACE, "patch", "secret", "kafka-user-gateway", "--type=merge", "-p", &secret])?;
+    node.until("the password is given to Kafka", |node| Ok(given(node)? != before)).await?;
+    client(
+        node,
+        "changed",
+        "gateway",
+        &format!("until {}; do sleep 1; done", produce("conversation.inbound")),
+    )?;
+    let (phase, said) = ended(node, "changed").await?;
+    ensure!(phase == "Succeeded", "{said}");
+    Ok(())
+}
+
+/// A setting Kafka can change while it runs restarts nobody; one it refuses is named.
+async fn settings(node: &Node) -> Result<()> {
+    let before = members(node)?;
+    patch(node, &json!({"settings": {"log.retention.ms": "soon"}}))?;
+    node.until("the setting is refused", |node| Ok(node.component("kafka")?["reason"] == "KafkaRefused"))
+        .await?;
+    let message = node.component("kafka")?["message"].to_string();
+    ensure!(message.contains("log.retention.ms"), "{message}");
+    patch(node, &json!({"settings": {"log.retention.ms": "172800000"}}))?;
+    node.settled("kafka", 3, members).await?;
+    let set =
+        command(node, "kafka-configs.sh", &["--describe", "--entity-type", "brokers", "--entity-default"])?;
+    ensure!(set.contains("log.retention.ms=172800000"), "{set}");
+    ensure!(members(node)? == before, "a setting restarted a pod");
+    Ok(())
+}
+
+/// The active controller, a disk with its pod, then all pods at once.
+async fn losses(node: &Node) -> Result<()> {
+    let delete = |kind: &str, names: &[&str]| {
+        node.kubectl(&[&["-n", NAMESPACE, "delete", kind, "--wait=false"][..], names].concat())
+    };
+    let before = members(node)?;
+    let leader = active_controller(node)?;
+    delete("pod", &[&leader])?;
+    replaced(node, &[&leader], &before, 3).await?;
+    progress(node).await?;
+
+    let (before, disks) = (members(node)?, voters(node)?);
+    delete("pvc", &["data-kafka-1"])?;
+    delete("pod", &["kafka-1"])?;
+    replaced(node, &["kafka-1"], &before, 3).await?;
+    let now = voters(node)?;
+    ensure!(now.len() == 3 && now.difference(&disks).count() == 1, "{disks:?} became {now:?}");
+    progress(node).await?;
+
+    let before = members(node)?;
+    let all = ["kafka-0", "kafka-1", "kafka-2"];
+    delete("pod", &all)?;
+    replaced(node, &all, &before, 3).await?;
+    progress(node).await
+}
+
+/// Everything that was acknowledged is there.
+async fn verify(node: &Node) -> Result<()> {
+    let sent = sent(node)?;
+    node.kubectl(&["-n", NAMESPACE, "delete", "pod", "producer", "--wait=false"])?;
+    ensure!(sent.failed == 0, "{} messages failed after retries", sent.failed);
+    let consume = format!(
+        "/opt/kafka/bin/kafka-console-consumer.sh --bootstrap-server kafka:9092 --consumer.config /tmp/user.properties --topic {TOPIC} --group memory.check --from-beginning --timeout-ms 20000 2>/dev/null"
+    );
+    client(node, "verify", "memory", &consume)?;
+    let (_, there) = ended(node, "verify").await?;
+    let there: BTreeSet<_> = there.lines().map(str::to_owned).collect();
+    let lost: Vec<_> = sent.acknowledged.difference(&there).collect();
+    ensure!(
+        lost.is_empty(),
+        "{} of {} acknowledged messages are lost: {lost:?}",
+        lost.len(),
+        sent.acknowledged.len()
+    );
+    println!("{} messages acknowledged, each of them there", sent.acknowledged.len());
+    Ok(())
+}

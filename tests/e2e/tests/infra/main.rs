@@ -1,0 +1,31 @@
+//! `examples/infra-dev.yaml` on a real node, then each component through its life at the same time: formed once, grown,
+//! rolled, lost pod by pod, all at once, and with its disk.
+
+mod kafka;
+mod vault;
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use soma_e2e_tests::Node;
+use soma_testenv::cache::Cache;
+use soma_testenv::images;
+use tokio::task::JoinSet;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_component_lives_and_keeps_what_was_acknowledged() -> Result<()> {
+    let start = || {
+        let cache = Cache::open()?;
+        Node::start(vec![images::vault(&cache)?, images::kafka(&cache)?])
+    };
+    let node = Arc::new(tokio::task::spawn_blocking(start).await??);
+    let example = soma_testenv::checkout().join("examples/infra-dev.yaml");
+    node.kubectl(&["apply", "-f", &example.display().to_string()])?;
+    let mut lives = JoinSet::new();
+    lives.spawn(vault::life(Arc::clone(&node)));
+    lives.spawn(kafka::life(Arc::clone(&node)));
+    while let Some(ended) = lives.join_next().await {
+        ended??;
+    }
+    Ok(())
+}
