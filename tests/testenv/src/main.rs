@@ -85,9 +85,11 @@ enum What {
     Packages,
     Model,
     Kube,
+    /// The server and its commands.
     Etcd,
     Coredns,
     Vault,
+    Opa,
     /// Kafka's jars and its Java runtime.
     Kafka,
 }
@@ -201,8 +203,10 @@ fn fetch(what: What) -> anyhow::Result<()> {
     }
     let programs = [
         (What::Etcd, gobuild::ETCD),
+        (What::Etcd, gobuild::ETCDCTL),
         (What::Coredns, gobuild::COREDNS),
         (What::Vault, gobuild::VAULT),
+        (What::Opa, gobuild::OPA),
         (What::Kube, gobuild::KUBE),
     ];
     for (_, program) in programs.iter().filter(|(name, _)| what == *name || what == What::All) {
