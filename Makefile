@@ -21,7 +21,7 @@ dev: build ## Run Soma in one process, import a conversation, ask three question
 	@$(bin)/testenv fetch model
 	@$(bin)/soma dev -f examples/quickstart --import examples/data/greenhouse.json --ask
 
-up: build ## Start a local cluster with the operator and examples/quickstart (NODES=3 for three nodes, WITH=vault for the image of Vault)
+up: build ## Start a local cluster with the operator and examples/quickstart (NODES=3 for three nodes, WITH=vault,redis for images of components)
 	@SOMA_BIN_DIR=$(bin) $(bin)/testenv up --nodes $(NODES) $(if $(WITH),--with $(WITH))
 
 down: build ## Stop the local cluster and leave nothing behind

@@ -13,6 +13,7 @@ use kube::{Api, Client, Config, config::KubeConfigOptions, config::Kubeconfig};
 use crate::{
     audit::AuditLog,
     cache::{Cache, CacheError},
+    etcd,
     gobuild::{BuildError, ETCD, KUBE},
     pki::{self, Authority, PkiError},
     ports::free_port,
@@ -124,10 +125,9 @@ impl ControlPlane {
 
     async fn start_once(kube: &Path, etcd: &Path) -> Result<Self, ControlPlaneError> {
         let dir = RunDir::new("control-plane")?;
-        let ports =
-            Ports { etcd: free_port()?, etcd_peer: free_port()?, api: free_port()?, manager: free_port()? };
+        let ports = Ports { etcd: etcd::Ports::free()?, api: free_port()?, manager: free_port()? };
         write_credentials(dir.path(), ports.api)?;
-        let mut etcd = start_etcd(etcd, dir.path(), &ports)?;
+        let mut etcd = etcd::launch(etcd, dir.path(), ports.etcd).start()?;
         let mut apiserver = start_apiserver(kube, dir.path(), &ports)?;
         let client = connect(&kubeconfig(dir.path())).await?;
         while client.apiserver_version().await.is_err() {
@@ -145,8 +145,7 @@ impl ControlPlane {
 }
 
 struct Ports {
-    etcd: u16,
-    etcd_peer: u16,
+    etcd: etcd::Ports,
     api: u16,
     manager: u16,
 }
@@ -175,18 +174,6 @@ fn write_credentials(dir: &Path, port: u16) -> Result<(), ControlPlaneError> {
     Ok(())
 }
 
-fn start_etcd(program: &Path, dir: &Path, ports: &Ports) -> Result<Supervised, SuperviseError> {
-    let client = format!("http://127.0.0.1:{}", ports.etcd);
-    let peer = format!("http://127.0.0.1:{}", ports.etcd_peer);
-    Launch::new("etcd", program, dir.join("etcd.log"))
-        .args(["--name=test", "--unsafe-no-fsync", "--logger=zap", "--log-level=warn"])
-        .args([format!("--data-dir={}", dir.join("etcd").display())])
-        .args([format!("--listen-client-urls={client}"), format!("--advertise-client-urls={client}")])
-        .args([format!("--listen-peer-urls={peer}"), format!("--initial-advertise-peer-urls={peer}")])
-        .args([format!("--initial-cluster=test={peer}")])
-        .start()
-}
-
 fn start_apiserver(program: &Path, dir: &Path, ports: &Ports) -> Result<Supervised, SuperviseError> {
     let file = |name: &str| dir.join(name).display().to_string();
     Launch::new("kube-apiserver", program, dir.join("apiserver.log"))
@@ -196,7 +183,7 @@ fn start_apiserver(program: &Path, dir: &Path, ports: &Ports) -> Result<Supervis
         .args(["--authorization-mode=RBAC", "--allow-privileged=true"])
         .args([
             format!("--secure-port={}", ports.api),
-            format!("--etcd-servers=http://127.0.0.1:{}", ports.etcd),
+            format!("--etcd-servers={}", etcd::url(ports.etcd.client)),
         ])
         .args([
             format!("--tls-cert-file={}", file("apiserver.crt")),

@@ -6,7 +6,7 @@ use crate::{
     cluster::kind,
     exec::{on_path, run},
     java,
-    packages::{FOR_CLUSTER, FOR_KAFKA, FOR_TESTS, Needed, install_command, missing},
+    packages::{FOR_CLUSTER, FOR_KAFKA, FOR_REDIS, FOR_TESTS, Needed, install_command, missing},
     postgres,
 };
 
@@ -25,7 +25,7 @@ pub fn examine() -> Vec<Finding> {
         tool("cargo", "building everything", "https://rustup.rs"),
         tool(
             "go",
-            "building Kubernetes, etcd and CoreDNS (once)",
+            "building Kubernetes, etcd, CoreDNS, Vault and OPA (once)",
             "Go 1.26 or newer from https://go.dev/dl/",
         ),
         Finding {
@@ -35,8 +35,8 @@ pub fn examine() -> Vec<Finding> {
                 .then(|| install_command(&["python3-pip"])),
         },
     ];
-    let needed: Vec<Needed> =
-        FOR_TESTS.into_iter().chain(FOR_KAFKA).filter(|item| !has_postgres(item) && !has_jdk(item)).collect();
+    let needed = FOR_TESTS.into_iter().chain(FOR_KAFKA).chain(FOR_REDIS);
+    let needed: Vec<Needed> = needed.filter(|item| !has_postgres(item) && !has_jdk(item)).collect();
     findings.extend(packages(&needed));
     if kind::is_usable() {
         findings.push(Finding { subject: "Docker and kind: the local cluster".into(), remedy: None });

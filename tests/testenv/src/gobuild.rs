@@ -1,4 +1,4 @@
-//! Building the pinned Go programs under `kind/`: Kubernetes, etcd, CoreDNS and Vault.
+//! Building the pinned Go programs under `kind/`: Kubernetes, etcd and its commands, CoreDNS, Vault and OPA.
 
 use std::{
     fs, io,
@@ -79,6 +79,10 @@ pub const KUBE: GoProgram = GoProgram {
 pub const ETCD: GoProgram =
     GoProgram { name: "etcd", module: "go.etcd.io/etcd/server/v3", stamps: &[], tags: "" };
 
+/// etcdctl and, called by that name, etcdutl.
+pub const ETCDCTL: GoProgram =
+    GoProgram { name: "etcdctl", module: "go.etcd.io/etcd/etcdctl/v3", stamps: &[], tags: "" };
+
 /// CoreDNS with the plugins a cluster needs.
 pub const COREDNS: GoProgram =
     GoProgram { name: "coredns", module: "github.com/coredns/coredns", stamps: &[], tags: "" };
@@ -86,6 +90,10 @@ pub const COREDNS: GoProgram =
 /// HashiCorp Vault, server and command, without the plugins for the clouds.
 pub const VAULT: GoProgram =
     GoProgram { name: "vault", module: "github.com/hashicorp/vault", stamps: &[], tags: "minimal" };
+
+/// The Open Policy Agent, without WebAssembly and without bundles from image registries.
+pub const OPA: GoProgram =
+    GoProgram { name: "opa", module: "github.com/open-policy-agent/opa", stamps: &[], tags: "opa_no_oci" };
 
 impl GoProgram {
     /// The path of the built binary, building it first when it is not in the cache.
@@ -161,9 +169,14 @@ mod tests {
 
     #[test]
     fn every_program_names_its_version() {
-        for program in [KUBE, ETCD, COREDNS, VAULT] {
+        for program in [KUBE, ETCD, ETCDCTL, COREDNS, VAULT, OPA] {
             assert!(program.version().unwrap().starts_with('v'), "{}", program.name);
         }
+    }
+
+    #[test]
+    fn etcd_and_its_commands_are_of_one_version() {
+        assert_eq!(ETCD.version().unwrap(), ETCDCTL.version().unwrap());
     }
 
     #[test]

@@ -1,109 +1,66 @@
 //! A real Kafka server, broker and controller in one, that tests may stop, kill and start again.
 
 use std::{
-    fs, io,
-    net::{Ipv4Addr, TcpStream},
+    fs,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
 };
 
-use nix::sys::signal::Signal;
-
 use crate::{
-    cache::{Cache, CacheError},
-    checkout,
-    exec::{self, ExecError},
-    java::{self, JavaError},
-    maven::{self, MavenError},
+    cache::Cache,
+    checkout, exec, java, maven,
     ports::free_port,
-    rundir::RunDir,
-    supervise::{Launch, SuperviseError, Supervised},
+    server::{Program, Server, ServerError, has_said, listens},
+    supervise::Launch,
 };
 
 const ADMIN: &str = "soma-operator";
 const PASSWORD: &str = "test-only";
 const CLUSTER_ID: &str = "c29tYS10ZXN0LWNsdXN0ZQ";
-const ATTEMPTS: u32 = 3;
-const POLL: Duration = Duration::from_millis(50);
 /// Kafka says this when the broker is registered and serves.
 const STARTED: &str = "Kafka Server started";
 
-/// Why a Kafka server could not be run.
-#[derive(Debug, thiserror::Error)]
-pub enum KafkaError {
-    /// The cache cannot be used.
-    #[error(transparent)]
-    Cache(#[from] CacheError),
-    /// The jars cannot be had.
-    #[error(transparent)]
-    Jars(#[from] MavenError),
-    /// There is no Java.
-    #[error(transparent)]
-    Java(#[from] JavaError),
-    /// A file or port cannot be used.
-    #[error("cannot prepare the server")]
-    Io(#[from] io::Error),
-    /// A script of Kafka failed.
-    #[error(transparent)]
-    Script(#[from] ExecError),
-    /// The server ended.
-    #[error(transparent)]
-    Server(#[from] SuperviseError),
-    /// A step in the background did not end.
-    #[error("the start was interrupted")]
-    Interrupted(#[from] tokio::task::JoinError),
-}
-
-/// A running server with its own data folder; dropping it ends the server and removes the data.
+/// A running server with its own data folder.
 ///
-/// Clients are known by SASL with SCRAM-SHA-512, without TLS, and may do what access rules say; [`Kafka::user`] may do
-/// everything.
+/// Clients are known by SASL with SCRAM-SHA-512, without TLS, and may do what access rules say; the user
+/// `soma-operator` may do everything.
+pub type Kafka = Server<Setup>;
+
+/// What is Kafka's own.
 #[derive(Debug)]
-pub struct Kafka {
+pub struct Setup {
     jars: PathBuf,
     java: PathBuf,
     port: u16,
     controller_port: u16,
-    server: Option<Supervised>,
-    dir: RunDir,
 }
 
-impl Kafka {
+impl Server<Setup> {
     /// Starts a server and waits until it serves. Jars and Java come from the cache, and are fetched first when they
     /// are not there.
-    pub async fn start() -> Result<Self, KafkaError> {
+    pub async fn start() -> Result<Self, ServerError> {
         let (jars, java) = tokio::task::spawn_blocking(|| {
             let cache = Cache::open()?;
-            Ok::<_, KafkaError>((maven::KAFKA.ensure(&cache)?, java::runtime(&cache)?))
+            Ok::<_, ServerError>((maven::KAFKA.ensure(&cache)?, java::runtime(&cache)?))
         })
         .await??;
-        let mut attempt = 1;
-        loop {
+        Self::begin(async |dir: &Path| {
             let (port, controller_port) = (free_port()?, free_port()?);
-            let (jars, java) = (jars.clone(), java.clone());
-            let dir = RunDir::new("kafka")?;
-            let mut kafka = Self { jars, java, port, controller_port, server: None, dir };
-            kafka.format().await?;
-            match kafka.start_again().await {
-                Err(KafkaError::Server(SuperviseError::Ended { .. }))
-                    if attempt < ATTEMPTS && kafka.said("Address already in use") =>
-                {
-                    attempt += 1;
-                }
-                result => return result.map(|()| kafka),
-            }
-        }
+            let setup = Setup { jars: jars.clone(), java: java.clone(), port, controller_port };
+            setup.format(dir).await?;
+            Ok(setup)
+        })
+        .await
     }
 
     /// `host:port` of the client listener; it stays the same when the server is started again.
     pub fn bootstrap(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("127.0.0.1:{}", self.program().port)
     }
 
     /// `host:port` of the controller listener, where [`Kafka::user`] is known by SASL PLAIN.
     pub fn controllers(&self) -> String {
-        format!("127.0.0.1:{}", self.controller_port)
+        format!("127.0.0.1:{}", self.program().controller_port)
     }
 
     /// The user no access rule binds.
@@ -118,103 +75,83 @@ impl Kafka {
 
     /// A properties file with which Kafka's own commands connect as [`Kafka::user`].
     pub fn client_properties(&self) -> PathBuf {
-        self.dir.path().join("client.properties")
+        client_properties(self.dir())
     }
 
     /// Runs a script of Kafka, such as `kafka-topics.sh`, with `input` as its standard input, and returns what it
     /// prints on standard output.
-    pub async fn script(&self, name: &str, args: &[&str], input: &str) -> Result<String, KafkaError> {
+    pub async fn script(&self, name: &str, args: &[&str], input: &str) -> Result<String, ServerError> {
+        self.program().script(self.dir(), name, args, input).await
+    }
+}
+
+impl Setup {
+    async fn script(
+        &self,
+        dir: &Path,
+        name: &str,
+        args: &[&str],
+        input: &str,
+    ) -> Result<String, ServerError> {
         let mut command = Command::new(script(name));
-        command.args(args).envs(self.environment()).current_dir(self.dir.path());
+        command.args(args).envs(self.environment(dir)).current_dir(dir);
         // From a file, not a pipe: the script may end without reading it.
-        let path = self.dir.path().join(format!("{name}.input"));
+        let path = dir.join(format!("{name}.input"));
         fs::write(&path, input)?;
         let input = fs::File::open(path)?;
         Ok(tokio::task::spawn_blocking(move || exec::run_with(&mut command, input)).await??)
     }
 
-    /// Kills the server with SIGKILL, as a crash would.
-    pub async fn kill(&mut self) -> Result<(), KafkaError> {
-        self.end(Signal::SIGKILL).await
-    }
-
-    /// Shuts the server down in order.
-    pub async fn stop(&mut self) -> Result<(), KafkaError> {
-        self.end(Signal::SIGTERM).await
-    }
-
-    /// Starts a stopped or killed server again on the same data and ports, and waits until it serves.
-    pub async fn start_again(&mut self) -> Result<(), KafkaError> {
-        if self.server.is_none() {
-            // What an earlier start said would be taken for this one's.
-            fs::File::create(self.log())?;
-            self.server = Some(self.launch()?);
-        }
-        while !self.said(STARTED) || TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_err() {
-            if let Some(server) = &mut self.server {
-                server.check()?;
-            }
-            tokio::time::sleep(POLL).await;
-        }
-        Ok(())
-    }
-
-    async fn format(&self) -> Result<(), KafkaError> {
-        fs::write(
-            self.server_properties(),
-            server_properties(self.dir.path(), self.port, self.controller_port),
-        )?;
+    async fn format(&self, dir: &Path) -> Result<(), ServerError> {
+        let config = server_properties(dir);
+        fs::write(&config, settings(dir, self.port, self.controller_port))?;
         let login = format!("sasl.jaas.config={}", login("scram.Scram", ""));
         fs::write(
-            self.client_properties(),
+            client_properties(dir),
             format!("security.protocol=SASL_PLAINTEXT\nsasl.mechanism=SCRAM-SHA-512\n{login}\n"),
         )?;
-        let config = self.server_properties().display().to_string();
+        let config = config.display().to_string();
         let credential = format!("SCRAM-SHA-512=[name={ADMIN},password={PASSWORD}]");
         let args = ["format", "--standalone", "--cluster-id", CLUSTER_ID, "--add-scram", &credential];
         let args = [&args[..], &["--config", &config]].concat();
-        self.script("kafka-storage.sh", &args, "").await.map(drop)
-    }
-
-    fn launch(&self) -> Result<Supervised, SuperviseError> {
-        let launch = Launch::new("kafka", script("kafka-server-start.sh"), self.log())
-            .args([self.server_properties()])
-            .folder(self.dir.path());
-        let heap = [("KAFKA_HEAP_OPTS", "-Xms64m -Xmx256m".to_owned())];
-        let environment = self.environment().into_iter().chain(heap);
-        environment.fold(launch, |launch, (name, value)| launch.env(name, value)).start()
+        self.script(dir, "kafka-storage.sh", &args, "").await.map(drop)
     }
 
     /// What the scripts need; temporary files stay in this server's folder.
-    fn environment(&self) -> [(&'static str, String); 4] {
+    fn environment(&self, dir: &Path) -> [(&'static str, String); 4] {
         [
             ("JAVA_HOME", self.java.display().to_string()),
             ("CLASSPATH", format!("{}/*", self.jars.display())),
             // The slower compiler and the simpler collector start sooner and take less of a small machine.
             ("KAFKA_JVM_PERFORMANCE_OPTS", "-XX:+UseSerialGC -XX:TieredStopAtLevel=1".to_owned()),
-            ("KAFKA_OPTS", format!("-Djava.io.tmpdir={}", self.dir.path().display())),
+            ("KAFKA_OPTS", format!("-Djava.io.tmpdir={}", dir.display())),
         ]
     }
+}
 
-    async fn end(&mut self, signal: Signal) -> Result<(), KafkaError> {
-        if let Some(mut server) = self.server.take() {
-            server.signal(signal)?;
-            tokio::task::spawn_blocking(move || server.wait()).await??;
-        }
-        Ok(())
+impl Program for Setup {
+    const NAME: &'static str = "kafka";
+
+    fn launch(&self, dir: &Path) -> Launch {
+        let launch = Launch::new(Self::NAME, script("kafka-server-start.sh"), Self::log(dir))
+            .args([server_properties(dir)])
+            .folder(dir);
+        let heap = [("KAFKA_HEAP_OPTS", "-Xms64m -Xmx256m".to_owned())];
+        let environment = self.environment(dir).into_iter().chain(heap);
+        environment.fold(launch, |launch, (name, value)| launch.env(name, value))
     }
 
-    fn said(&self, text: &str) -> bool {
-        fs::read(self.log()).is_ok_and(|log| String::from_utf8_lossy(&log).contains(text))
+    async fn serves(&self, dir: &Path) -> bool {
+        has_said::<Self>(dir, STARTED) && listens(self.port).await
     }
+}
 
-    fn log(&self) -> PathBuf {
-        self.dir.path().join("kafka.log")
-    }
+fn server_properties(dir: &Path) -> PathBuf {
+    dir.join("server.properties")
+}
 
-    fn server_properties(&self) -> PathBuf {
-        self.dir.path().join("server.properties")
-    }
+fn client_properties(dir: &Path) -> PathBuf {
+    dir.join("client.properties")
 }
 
 fn script(name: &str) -> PathBuf {
@@ -259,7 +196,7 @@ log.cleaner.dedupe.buffer.size=8388608
 ";
 
 /// [`SETTINGS`] and those of the server in `dir`.
-fn server_properties(dir: &Path, port: u16, controller_port: u16) -> String {
+fn settings(dir: &Path, port: u16, controller_port: u16) -> String {
     let listeners = format!("CLIENT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}");
     let own = [
         ("log.dirs", dir.join("data").display().to_string()),

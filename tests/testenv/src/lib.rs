@@ -2,9 +2,9 @@
 //! isolated per run, and gone afterwards, however the run ends.
 //!
 //! * [`ControlPlane`]: etcd, kube-apiserver and kube-controller-manager, with an audit log to count writes.
-//! * [`Postgres`]: a PostgreSQL server that can be stopped, killed and started again.
-//! * [`Kafka`]: a Kafka server, broker and controller in one, that can be stopped, killed and started again.
-//! * [`Vault`]: a Vault server with raft storage, sealed, that can be stopped, killed and started again.
+//! * [`Server`]: a server that can be stopped, killed and started again, of these kinds:
+//!   [`Postgres`]; [`Kafka`], broker and controller in one; [`Vault`], with raft storage, sealed; [`Etcd`], a cluster of
+//!   one; [`Redis`], by itself or in cluster mode; [`Opa`], with a configuration and policies.
 //! * [`cluster`]: the native cluster behind `make up`: real nodes in namespaces of this machine.
 //! * [`images`]: container images made from this machine's files, without a container engine.
 
@@ -13,6 +13,7 @@ pub mod cache;
 pub mod cluster;
 mod control_plane;
 pub mod doctor;
+mod etcd;
 pub mod exec;
 pub mod gobuild;
 pub mod images;
@@ -20,24 +21,31 @@ pub mod java;
 mod kafka;
 pub mod maven;
 pub mod model;
+mod opa;
 pub mod packages;
 pub mod pki;
 mod ports;
 mod postgres;
 pub mod programs;
 pub mod progress;
+mod redis;
 mod rundir;
+mod server;
 mod supervise;
 mod vault;
 
 pub use audit::{AuditLog, Write};
 pub use control_plane::{ControlPlane, ControlPlaneError};
-pub use kafka::{Kafka, KafkaError};
+pub use etcd::Etcd;
+pub use kafka::Kafka;
+pub use opa::Opa;
 pub use ports::free_port;
-pub use postgres::{Postgres, PostgresError};
+pub use postgres::Postgres;
+pub use redis::Redis;
 pub use rundir::RunDir;
+pub use server::{Server, ServerError};
 pub use supervise::{Launch, SuperviseError, Supervised};
-pub use vault::{Vault, VaultError};
+pub use vault::Vault;
 
 use std::path::{Path, PathBuf};
 

@@ -7,7 +7,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 use soma_testenv::{
     cache::Cache,
     cluster::{self, Place, kind, node, volumes},
-    doctor, gobuild, images, java, maven, model, packages,
+    doctor, gobuild,
+    images::{self, Image},
+    java, maven, model, packages,
     progress::Progress,
 };
 
@@ -46,7 +48,14 @@ enum Command {
         when_closed: bool,
     },
     /// Build the images and say how large they are.
-    Images,
+    Images {
+        /// Without those of Soma.
+        #[arg(long)]
+        bare: bool,
+        /// Those of these components too.
+        #[arg(long, value_delimiter = ',')]
+        with: Vec<Component>,
+    },
     /// Fetch or build what is kept in the cache.
     Fetch {
         /// What to fetch.
@@ -71,11 +80,32 @@ enum Command {
     },
 }
 
-/// A component whose image is large and only loaded when it is wanted.
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
+/// A component whose image is only made and loaded when it is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 enum Component {
     Kafka,
     Vault,
+    Etcd,
+    Redis,
+    Opa,
+}
+
+impl Component {
+    fn image(self, cache: &Cache) -> anyhow::Result<Image> {
+        Ok(match self {
+            Self::Kafka => {
+                packages::ensure(&packages::FOR_KAFKA)?;
+                images::kafka(cache)?
+            }
+            Self::Redis => {
+                packages::ensure(&packages::FOR_REDIS)?;
+                images::redis(cache)?
+            }
+            Self::Vault => images::vault(cache)?,
+            Self::Etcd => images::etcd(cache)?,
+            Self::Opa => images::opa(cache)?,
+        })
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -85,11 +115,15 @@ enum What {
     Packages,
     Model,
     Kube,
+    /// The server and its commands.
     Etcd,
     Coredns,
     Vault,
+    Opa,
     /// Kafka's jars and its Java runtime.
     Kafka,
+    /// Debian's server.
+    Redis,
 }
 
 fn main() -> ExitCode {
@@ -104,7 +138,7 @@ fn run() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
         Command::Up { nodes, bare, with, dir } => up(&place(dir), nodes, bare, &with)?,
         Command::Down { dir, when_closed } => down(&place(dir), when_closed)?,
-        Command::Images => show_images()?,
+        Command::Images { bare, with } => show_images(bare, &with)?,
         Command::Fetch { what } => fetch(what)?,
         Command::Doctor => return Ok(examine()),
         Command::Node { dir, node } => node::hold(&dir, node)?,
@@ -157,11 +191,7 @@ fn down(place: &Place, when_closed: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn build_images(
-    bare: bool,
-    with: &[Component],
-    progress: &mut Progress,
-) -> anyhow::Result<Vec<images::Image>> {
+fn build_images(bare: bool, with: &[Component], progress: &mut Progress) -> anyhow::Result<Vec<Image>> {
     let cache = Cache::open()?;
     packages::ensure(&packages::FOR_CLUSTER)?;
     packages::ensure(&packages::FOR_TESTS)?;
@@ -169,18 +199,14 @@ fn build_images(
     if !bare {
         all.extend(progress.step("images of Soma", || images::services(&cache))?);
     }
-    if with.contains(&Component::Vault) {
-        all.push(progress.step("image of Vault", || images::vault(&cache))?);
-    }
-    if with.contains(&Component::Kafka) {
-        packages::ensure(&packages::FOR_KAFKA)?;
-        all.push(progress.step("image of Kafka", || images::kafka(&cache))?);
+    for component in Component::value_variants().iter().filter(|component| with.contains(component)) {
+        all.push(progress.step(&format!("image of {component:?}"), || component.image(&cache))?);
     }
     Ok(all)
 }
 
-fn show_images() -> anyhow::Result<()> {
-    for image in build_images(false, &[], &mut Progress::default())? {
+fn show_images(bare: bool, with: &[Component]) -> anyhow::Result<()> {
+    for image in build_images(bare, with, &mut Progress::default())? {
         println!("{:44} {} {:7.1} MB", image.reference, &image.id()[..12], megabytes(image.size()));
     }
     Ok(())
@@ -201,8 +227,10 @@ fn fetch(what: What) -> anyhow::Result<()> {
     }
     let programs = [
         (What::Etcd, gobuild::ETCD),
+        (What::Etcd, gobuild::ETCDCTL),
         (What::Coredns, gobuild::COREDNS),
         (What::Vault, gobuild::VAULT),
+        (What::Opa, gobuild::OPA),
         (What::Kube, gobuild::KUBE),
     ];
     for (_, program) in programs.iter().filter(|(name, _)| what == *name || what == What::All) {
@@ -212,6 +240,9 @@ fn fetch(what: What) -> anyhow::Result<()> {
         packages::ensure(&packages::FOR_KAFKA)?;
         println!("{}", maven::KAFKA.ensure(&cache)?.display());
         println!("{}", java::runtime(&cache)?.display());
+    }
+    if matches!(what, What::All | What::Redis) {
+        packages::ensure(&packages::FOR_REDIS)?;
     }
     if matches!(what, What::All | What::Model) {
         println!("{}", model::ensure(&cache)?.display());

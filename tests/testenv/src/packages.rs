@@ -34,6 +34,10 @@ pub const FOR_KAFKA: [Needed; 2] = [
     needed(java::JLINK, java::PACKAGE, "Kafka's Java, in tests and in the image (once)"),
 ];
 
+/// Redis, and the command that talks to it.
+pub const FOR_REDIS: [Needed; 1] =
+    [needed("redis-server", "redis-server", "Redis in tests and in the image")];
+
 /// What the native cluster needs besides.
 pub const FOR_CLUSTER: [Needed; 10] = [
     needed("containerd", "containerd", "running pods"),

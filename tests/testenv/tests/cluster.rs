@@ -10,6 +10,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use serde_json::{Value, json};
 use soma_testenv::{
     cache::Cache,
     cluster::{self, Place, TestCluster},
@@ -121,6 +122,65 @@ fn a_cluster_runs_restricted_pods_and_leaves_nothing_behind() {
     assert_eq!(processes_of(&place.root), Vec::<String>::new());
     assert!(!place.root.exists());
     assert_eq!(traces(), before);
+}
+
+/// A pod of `image` as any user, which may write to `/data` only.
+fn restricted(name: &str, image: &str, args: &[&str], probe: &Value) -> Value {
+    let nothing_more = json!({"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
+        "capabilities": {"drop": ["ALL"]}});
+    let mut container = json!({"name": name, "image": image, "args": args, "securityContext": nothing_more,
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}], "readinessProbe": probe});
+    container["readinessProbe"]["periodSeconds"] = 1.into();
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {
+        "securityContext": {"runAsNonRoot": true, "runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 1000,
+            "seccompProfile": {"type": "RuntimeDefault"}},
+        "volumes": [{"name": "data", "emptyDir": {}}],
+        "containers": [container]}})
+}
+
+#[test]
+fn images_of_components_serve_as_any_user() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let cache = Cache::open().unwrap();
+    let (etcd, redis, opa) =
+        (images::etcd(&cache).unwrap(), images::redis(&cache).unwrap(), images::opa(&cache).unwrap());
+    let mut all = images::system(&cache).unwrap();
+    all.extend([etcd.clone(), redis.clone(), opa.clone()]);
+    let cluster = TestCluster::start(1, &all).unwrap();
+    let kubectl = |arguments: &[&str]| run(cluster.place().kubectl().args(arguments)).unwrap();
+    kubectl(&["label", "namespace", "default", "pod-security.kubernetes.io/enforce=restricted"]);
+
+    let exec = |words: &[&str]| json!({"exec": {"command": words}});
+    let http = |path: &str| json!({"httpGet": {"path": path, "port": 8181}});
+    let pods = [
+        restricted(
+            "etcd",
+            &etcd.reference,
+            &["etcd", "--data-dir=/data/etcd"],
+            &exec(&["etcdctl", "endpoint", "health"]),
+        ),
+        restricted("redis", &redis.reference, &["--appendonly", "yes"], &exec(&["redis-cli", "-e", "PING"])),
+        restricted(
+            "opa",
+            &opa.reference,
+            &["run", "--server", "--addr=:8181", "--skip-version-check"],
+            &http("/health"),
+        ),
+    ];
+    let manifests = tempfile::tempdir().unwrap();
+    for pod in pods {
+        apply(cluster.place(), manifests.path(), &pod.to_string());
+    }
+    kubectl(&["wait", "--for=condition=Ready", "pod/etcd", "pod/redis", "pod/opa", "--timeout=120s"]);
+    assert_eq!(kubectl(&["exec", "etcd", "--", "etcdctl", "put", "kept", "7"]), "OK");
+    kubectl(&["exec", "etcd", "--", "etcdctl", "snapshot", "save", "/data/snapshot.db"]);
+    let status =
+        kubectl(&["exec", "etcd", "--", "etcdutl", "snapshot", "status", "/data/snapshot.db", "-w", "json"]);
+    assert!(status.contains("\"revision\":2"), "{status}");
+    assert_eq!(kubectl(&["exec", "redis", "--", "redis-cli", "-e", "SET", "kept", "7"]), "OK");
+    // The folder it starts in, and whose files nobody else reads.
+    let mode = kubectl(&["exec", "redis", "--", "sh", "-c", "ls -l /data/appendonlydir/*.manifest"]);
+    assert!(mode.starts_with("-rw-------"), "{mode}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use soma_testenv::{Kafka, KafkaError};
+use soma_testenv::{Kafka, ServerError};
 
 /// Runs a script with `words`, and the file `known` as the option `config`.
 async fn run(
@@ -13,7 +13,7 @@ async fn run(
     words: &str,
     (config, known): (&str, &Path),
     input: &str,
-) -> Result<String, KafkaError> {
+) -> Result<String, ServerError> {
     let (server, known) = (kafka.bootstrap(), known.display().to_string());
     let mut args: Vec<&str> = words.split(' ').collect();
     args.extend(["--bootstrap-server", &server, config, &known]);

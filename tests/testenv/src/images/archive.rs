@@ -23,6 +23,9 @@ pub struct ImageConfig {
     pub cmd: Vec<String>,
     /// `port/protocol`, each with an empty object.
     pub exposed_ports: BTreeMap<String, BTreeMap<String, String>>,
+    /// The folder it starts in; empty for `/`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub working_dir: String,
     /// The signal that asks it to stop; empty for SIGTERM.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub stop_signal: String,

@@ -15,6 +15,7 @@ use crate::{
         closure::with_libraries,
         layer::Layer,
         postgres,
+        system::{Account, BUSYBOX},
     },
     model::{self, MODEL, MODEL_FILES},
     programs,
@@ -25,22 +26,18 @@ pub const PAUSE: &str = "soma.local/pause:1";
 /// The image of the cluster's DNS.
 pub const COREDNS: &str = "soma.local/coredns:1";
 /// The user of the project's own images.
-const USER: u64 = 10_001;
-pub(super) const BUSYBOX: &str = "/bin/busybox";
-/// The certificate authorities programs trust; TLS clients refuse to start without any.
-pub(super) const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+const ACCOUNT: Account = Account { name: "soma", user: 10_001, group: 10_001, home: "/" };
 
 /// The images the cluster itself needs, and PostgreSQL.
 pub fn system(cache: &Cache) -> Result<Vec<Image>, ImageError> {
-    let busybox = Path::new(BUSYBOX);
-    let pause = base().file(BUSYBOX, busybox, 0o755).build(cache, "pause")?;
+    let pause = base().busybox().build(cache, "pause")?;
     let sleep = [BUSYBOX, "sleep", "infinity"].map(str::to_owned).to_vec();
     let pause = Image::new(PAUSE, vec![pause], &ImageConfig { entrypoint: sleep, ..user() })?;
 
     let binary = gobuild::COREDNS.ensure(cache)?;
     let dns = base().file("/coredns", &binary, 0o755).build(cache, "coredns")?;
     let dns = Image::new(COREDNS, vec![dns], &ImageConfig { entrypoint: vec!["/coredns".into()], ..user() })?;
-    Ok(vec![pause, dns, postgres::image(cache, busybox)?])
+    Ok(vec![pause, dns, postgres::image(cache)?])
 }
 
 /// The images of the project's programs, tagged with the workspace's version.
@@ -80,20 +77,12 @@ pub fn services(cache: &Cache) -> Result<Vec<Image>, ImageError> {
 
 /// What every image starts from: users, trusted authorities, and a folder for temporary files.
 fn base() -> Layer {
-    Layer::default()
-        .text(
-            "/etc/passwd",
-            &format!("root:x:0:0:root:/:/sbin/nologin\nsoma:x:{USER}:{USER}::/:/sbin/nologin\n"),
-            0o644,
-        )
-        .text("/etc/group", &format!("root:x:0:\nsoma:x:{USER}:\n"), 0o644)
-        .file(AUTHORITIES, Path::new(AUTHORITIES), 0o644)
-        .folder("/tmp", 0o1777, 0)
+    Layer::default().accounts(&[ACCOUNT]).authorities()
 }
 
 fn user() -> ImageConfig {
     ImageConfig {
-        user: USER.to_string(),
+        user: ACCOUNT.user.to_string(),
         env: vec!["PATH=/usr/local/bin:/usr/bin:/bin".into()],
         ..Default::default()
     }

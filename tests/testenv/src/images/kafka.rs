@@ -8,16 +8,16 @@ use crate::{
     images::{
         ImageError,
         archive::{Image, ImageConfig},
-        catalog::{AUTHORITIES, BUSYBOX},
         closure::{linked_files, with_libraries},
         layer::Layer,
+        system::Account,
     },
     java, maven,
 };
 
 /// Its name without the version, the upstream image's.
 const NAME: &str = "docker.io/apache/kafka";
-const USER: u64 = 1000;
+const ACCOUNT: Account = Account { name: "appuser", user: 1000, group: 1000, home: "/home/appuser" };
 const HOME: &str = "/opt/kafka";
 const JAVA: &str = "/opt/java/openjdk";
 
@@ -33,13 +33,13 @@ pub fn kafka(cache: &Cache) -> Result<Image, ImageError> {
             Layer::default()
                 .tree(&format!("{HOME}/bin"), &scripts.join("bin"), |_| true)?
                 .tree(&format!("{HOME}/config"), &scripts.join("config"), |_| true)?
-                .folder("/var/lib/kafka/data", 0o775, USER)
-                .folder("/mnt/shared/config", 0o775, USER),
+                .folder("/var/lib/kafka/data", 0o775, ACCOUNT.user)
+                .folder("/mnt/shared/config", 0o775, ACCOUNT.user),
         ),
     ];
     let layers: Result<Vec<_>, _> = layers.iter().map(|(label, layer)| layer.build(cache, label)).collect();
     let config = ImageConfig {
-        user: "appuser".into(),
+        user: ACCOUNT.name.into(),
         env: vec![
             format!("PATH={JAVA}/bin:/usr/local/bin:/usr/bin:/bin"),
             format!("JAVA_HOME={JAVA}"),
@@ -57,28 +57,18 @@ pub fn kafka(cache: &Cache) -> Result<Image, ImageError> {
 fn system(java: &Path) -> Result<Layer, ImageError> {
     // The second archive is for heaps of more than 32 GB; licences are of Debian's package.
     let keep = |path: &Path| !path.ends_with("classes_nocoops.jsa") && !path.ends_with("legal");
-    let mut layer = Layer::default()
-        .file(BUSYBOX, Path::new(BUSYBOX), 0o755)
-        .file(AUTHORITIES, Path::new(AUTHORITIES), 0o644)
-        .text(
-            "/etc/passwd",
-            &format!("root:x:0:0:root:/root:/bin/sh\nappuser:x:{USER}:{USER}::/home/appuser:/bin/sh\n"),
-            0o644,
-        )
-        .text("/etc/group", &format!("root:x:0:\nappuser:x:{USER}:\n"), 0o644)
-        .folder("/tmp", 0o1777, 0)
-        .folder("/home/appuser", 0o755, USER)
+    let layer = Layer::default()
+        .accounts(&[ACCOUNT])
+        .authorities()
+        .shell(&[
+            "awk", "basename", "cut", "date", "dirname", "echo", "find", "head", "hostname", "ps", "sed",
+            "seq", "sort", "tail", "test", "timeout", "touch", "tr", "wc",
+        ])
+        .folder(ACCOUNT.home, 0o755, ACCOUNT.user)
         .tree(JAVA, java, keep)?;
-    for applet in [
-        "sh", "awk", "basename", "cat", "chmod", "cp", "cut", "date", "dirname", "echo", "env", "find",
-        "grep", "head", "hostname", "id", "ls", "mkdir", "mv", "ps", "rm", "sed", "seq", "sleep", "sort",
-        "tail", "test", "timeout", "touch", "tr", "wc",
-    ] {
-        layer = layer.link(&format!("/bin/{applet}"), "busybox");
-    }
     // What the library for zstd asks for, which is unpacked from its jar when it is first used.
     let threads = format!("/lib/{}-linux-gnu/libpthread.so.0", std::env::consts::ARCH);
-    layer = layer.file(&threads, Path::new(&threads), 0o755);
+    let layer = layer.file(&threads, Path::new(&threads), 0o755);
     let files = linked_files(["bin", "lib", "lib/server"].map(|folder| java.join(folder)), |_| true)?;
     with_libraries(layer, files.iter().map(PathBuf::as_path))
 }

@@ -6,14 +6,21 @@
 mod archive;
 mod catalog;
 mod closure;
+mod etcd;
 mod kafka;
 mod layer;
+mod opa;
 mod postgres;
+mod redis;
+mod system;
 mod vault;
 
 pub use archive::{Image, ImageConfig};
 pub use catalog::{COREDNS, PAUSE, services, system};
+pub use etcd::etcd;
 pub use kafka::kafka;
+pub use opa::opa;
+pub use redis::redis;
 pub use vault::vault;
 
 use std::{io, path::PathBuf};
@@ -51,6 +58,14 @@ pub enum ImageError {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// An installed program does not say which version it is.
+    #[error("{program} names no version, but said: {said}")]
+    Version {
+        /// The program.
+        program: &'static str,
+        /// What it said instead.
+        said: String,
     },
     /// A layer or archive cannot be written.
     #[error("cannot write an image")]

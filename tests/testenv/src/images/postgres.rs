@@ -9,6 +9,7 @@ use crate::{
         archive::{Image, ImageConfig},
         closure::{linked_files, with_libraries},
         layer::Layer,
+        system::Account,
     },
 };
 
@@ -16,14 +17,14 @@ use crate::{
 const REFERENCE: &str = "docker.io/library/postgres:15";
 const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
 const LIBRARIES: &str = "/usr/lib/postgresql/15/lib";
-const USER: u64 = 999;
+const ACCOUNT: Account = Account { name: "postgres", user: 999, group: 999, home: "/var/lib/postgresql" };
 const ENTRYPOINT: &str = include_str!("../../../../kind/postgres/docker-entrypoint.sh");
 
 /// Builds it from the installed package `postgresql-15`.
-pub fn image(cache: &Cache, busybox: &Path) -> Result<Image, ImageError> {
-    let system = system_layer(busybox)?.build(cache, "postgres")?;
+pub fn image(cache: &Cache) -> Result<Image, ImageError> {
+    let system = system_layer()?.build(cache, "postgres")?;
     let config = ImageConfig {
-        user: String::new(),
+        user: ACCOUNT.user.to_string(),
         env: vec![
             format!("PATH=/usr/local/bin:/usr/bin:/bin:{PROGRAMS}"),
             "LANG=C.UTF-8".into(),
@@ -34,34 +35,27 @@ pub fn image(cache: &Cache, busybox: &Path) -> Result<Image, ImageError> {
         cmd: vec!["postgres".into()],
         exposed_ports: [("5432/tcp".to_owned(), [].into())].into(),
         stop_signal: "SIGINT".into(),
+        ..Default::default()
     };
-    Image::new(REFERENCE, vec![system], &ImageConfig { user: USER.to_string(), ..config })
+    Image::new(REFERENCE, vec![system], &config)
 }
 
-fn system_layer(busybox: &Path) -> Result<Layer, ImageError> {
+fn system_layer() -> Result<Layer, ImageError> {
     // The JIT compiler's libraries are larger than everything else together, and small databases never use it.
     let keep = |path: &Path| {
         !path.to_string_lossy().contains("llvmjit") && !path.ends_with("bitcode")
         // A second name of the server, kept as a link.
         && !path.ends_with("postmaster")
     };
-    let mut layer = Layer::default()
-        .file("/bin/busybox", busybox, 0o755)
-        .text(
-            "/etc/passwd",
-            &format!(
-                "root:x:0:0:root:/root:/bin/sh\npostgres:x:{USER}:{USER}::/var/lib/postgresql:/bin/sh\n"
-            ),
-            0o644,
-        )
-        .text("/etc/group", &format!("root:x:0:\npostgres:x:{USER}:\n"), 0o644)
+    let layer = Layer::default()
+        .accounts(&[ACCOUNT])
+        .shell(&["date", "sed", "test", "touch"])
         .text("/usr/local/bin/docker-entrypoint.sh", ENTRYPOINT, 0o755)
         .link(&format!("{PROGRAMS}/postmaster"), "postgres")
         .folder("/docker-entrypoint-initdb.d", 0o755, 0)
-        .folder("/tmp", 0o1777, 0)
-        .folder("/var/lib/postgresql", 0o1777, USER)
-        .folder("/var/lib/postgresql/data", 0o1777, USER)
-        .folder("/var/run/postgresql", 0o3777, USER)
+        .folder(ACCOUNT.home, 0o1777, ACCOUNT.user)
+        .folder("/var/lib/postgresql/data", 0o1777, ACCOUNT.user)
+        .folder("/var/run/postgresql", 0o3777, ACCOUNT.user)
         .tree(PROGRAMS, Path::new(PROGRAMS), keep)?
         .tree(LIBRARIES, Path::new(LIBRARIES), keep)?
         .tree("/usr/share/postgresql/15", Path::new("/usr/share/postgresql/15"), |path| {
@@ -71,12 +65,6 @@ fn system_layer(busybox: &Path) -> Result<Layer, ImageError> {
             !path.ends_with("right") && !path.ends_with("posix")
         })?
         .tree("/usr/lib/locale/C.utf8", Path::new("/usr/lib/locale/C.utf8"), |_| true)?;
-    for applet in [
-        "sh", "cat", "chmod", "cp", "date", "env", "grep", "id", "ls", "mkdir", "mv", "rm", "sed", "sleep",
-        "test", "touch",
-    ] {
-        layer = layer.link(&format!("/bin/{applet}"), "busybox");
-    }
     let files = linked_files([PROGRAMS, LIBRARIES], keep)?;
     with_libraries(layer, files.iter().map(PathBuf::as_path))
 }
