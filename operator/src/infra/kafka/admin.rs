@@ -340,9 +340,10 @@ pub enum Scope {
     AllBrokers,
 }
 
-/// Sets settings, or takes them back where the value is none. They take effect at once.
+/// Sets settings, or takes them back where the value is none. They take effect at once. Asked of a broker: a controller
+/// would take any value.
 pub async fn alter_settings(
-    controller: &mut Connection,
+    broker: &mut Connection,
     scope: &Scope,
     changes: &[(String, Option<String>)],
 ) -> Result<(), KafkaError> {
@@ -361,7 +362,7 @@ pub async fn alter_settings(
         .with_resource_name(text(name))
         .with_configs(changes.iter().map(change).collect());
     let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
-    for result in controller.call(request).await?.responses {
+    for result in broker.call(request).await?.responses {
         let names: Vec<_> = changes.iter().map(|(name, _)| name.as_str()).collect();
         let what = format!("set {}", names.join(", "));
         accepted(&what, result.error_code, result.error_message.as_ref())?;

@@ -328,7 +328,7 @@ async fn change(
         admin::reassign(controller, &changes.moves).await?;
     }
     for (scope, settings) in &changes.settings {
-        admin::alter_settings(controller, scope, settings).await?;
+        admin::alter_settings(&mut broker, scope, settings).await?;
     }
     if !changes.rights.is_empty() {
         admin::grant(controller, &changes.rights).await?;
