@@ -124,7 +124,7 @@ impl Identity {
             (State::Ready { .. }, Some(waiting)) => Health::progressing(
                 available,
                 reason::ROLLING_OUT,
-                format!("{title} answers on an older template: {waiting}"),
+                format!("{title} answers; {waiting}"),
             ),
             (State::Ready { version }, None) => Health::ready(format!("{title} {version} answers")),
             (State::Starting(what) | State::Forming(what) | State::Repairing(what), _) => {
