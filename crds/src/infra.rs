@@ -6,6 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::etcd::Etcd;
 use crate::shared::{self, DeletionPolicy, LocalRef, Quantity};
 use crate::vault::Vault;
 
@@ -41,6 +42,9 @@ pub struct SomaInfraSpec {
     /// The store of secrets. Exactly one of `managed`, `external` and `disabled`; it does not run when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vault: Option<Vault>,
+    /// The store of flags. Exactly one of `managed`, `external` and `disabled`; it does not run when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etcd: Option<Etcd>,
     /// Namespaces in which the components' short names resolve, such as `postgres.soma.svc.cluster.local` for `soma`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(

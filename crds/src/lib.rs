@@ -8,6 +8,7 @@
 //! that the API server applies on a cluster.
 
 pub mod admission;
+mod etcd;
 mod infra;
 mod namespace;
 mod reference;
@@ -15,6 +16,7 @@ mod shared;
 mod stack;
 mod vault;
 
+pub use etcd::{Etcd, ExternalEtcd, ManagedEtcd};
 pub use infra::{
     Component, Disabled, ExternalPostgres, ManagedPostgres, Member, Mode, Postgres, Profile, SomaInfra,
     SomaInfraSpec, SomaInfraStatus, Storage,

@@ -49,6 +49,9 @@ pub mod object {
     pub const VAULT: &str = "vault";
     pub const VAULT_UNSEAL: &str = "vault-unseal";
     pub const VAULT_CONN: &str = "vault-conn";
+    pub const ETCD: &str = "etcd";
+    pub const ETCD_CLUSTER: &str = "etcd-cluster";
+    pub const ETCD_CONN: &str = "etcd-conn";
     pub const MEMORY: &str = "memory";
     pub const API_TOKEN: &str = "soma-api-token";
     pub const API_TOKEN_KEY: &str = "SOMA_API_TOKEN";
@@ -68,6 +71,8 @@ pub mod reason {
     pub const REVISION_SERVES: &str = "RevisionServes";
     pub const POD_ROLLED: &str = "PodRolled";
     pub const VOLUME_GROWS: &str = "VolumeGrows";
+    pub const DEFRAGMENTED: &str = "Defragmented";
+    pub const MEMBER_CHANGED: &str = "MemberChanged";
     pub const DRIFT_REPAIRED: &str = "DriftRepaired";
     pub const DATA_KEPT: &str = "DataKept";
     pub const DATA_DELETED: &str = "DataDeleted";

@@ -27,6 +27,8 @@ pub enum State {
     Starting(String),
     /// It takes a step of which nothing in the cluster tells.
     Forming(String),
+    /// It serves while it takes such a step.
+    Recovering(String),
     /// Its pod will not start by itself.
     Broken(Trouble),
     /// It runs, but somebody has to act; perhaps it serves all the same.
@@ -41,7 +43,7 @@ impl State {
     }
 
     fn serves(&self) -> bool {
-        self.is_ready() || matches!(self, Self::Stuck { serving: true, .. })
+        matches!(self, Self::Ready { .. } | Self::Recovering(_) | Self::Stuck { serving: true, .. })
     }
 }
 
@@ -88,7 +90,7 @@ impl Identity {
         let available = matches!(published, Ok(true)) && state.serves();
         let health = self.health(available, &state, waiting.as_deref(), refusal.as_deref());
         let next = match (mode, &state) {
-            (_, State::Unreachable(_) | State::Forming(_)) => Next::Again,
+            (_, State::Unreachable(_) | State::Forming(_) | State::Recovering(_)) => Next::Again,
             (Mode::External, _) => Next::After(EXTERNAL_PROBE),
             (Mode::Managed, _) => Next::Change,
         };
@@ -124,7 +126,7 @@ impl Identity {
                 format!("{title} answers on an older template: {waiting}"),
             ),
             (State::Ready { version }, None) => Health::ready(format!("{title} {version} answers")),
-            (State::Starting(what) | State::Forming(what), _) => {
+            (State::Starting(what) | State::Forming(what) | State::Recovering(what), _) => {
                 Health::progressing(available, reason::STARTING, what.clone())
             }
             (State::Broken(trouble), _) => {

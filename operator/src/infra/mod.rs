@@ -4,6 +4,7 @@ mod alias;
 mod blocked;
 mod component;
 mod dereference;
+mod etcd;
 mod postgres;
 mod roll;
 mod secret;
@@ -70,6 +71,7 @@ impl Kind for SomaInfra {
         let observed = alias::observe(ctx, infra).await?;
         let mut reports = vec![Box::pin(postgres::drive(ctx, &writer, &site)).await];
         reports.extend(Box::pin(vault::drive(ctx, &writer, &site)).await);
+        reports.extend(Box::pin(etcd::drive(ctx, &writer, &site)).await);
         let aliases = alias::build(&site, &status::aliases(&reports), &observed)?;
         let mut batch = Batch::default();
         alias::apply(&writer, &aliases, &observed, &mut batch).await;
@@ -92,6 +94,7 @@ impl Kind for SomaInfra {
             DeletionPolicy::Delete => {
                 postgres::remove_data(ctx, &writer, infra).await?;
                 vault::remove_data(ctx, &writer, infra).await?;
+                etcd::remove_data(ctx, &writer, infra).await?;
                 Note::normal(
                     reason::DATA_DELETED,
                     "volumes and Secrets are deleted, as deletionPolicy Delete says",
