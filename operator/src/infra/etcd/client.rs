@@ -16,6 +16,8 @@ const DEFRAGMENT: Duration = Duration::from_mins(2);
 
 /// Code of an answer by which etcd says that it is in no state for the call.
 const FAILED_PRECONDITION: i64 = 9;
+/// Code of an answer by which etcd says that it may be in one later.
+const UNAVAILABLE: i64 = 14;
 
 /// One member, or an address in front of several.
 #[derive(Clone, Copy)]
@@ -52,9 +54,15 @@ impl EtcdError {
         self.says(FAILED_PRECONDITION, "already exist")
     }
 
-    /// The learner has not caught up yet.
-    pub fn is_not_level_yet(&self) -> bool {
-        self.says(FAILED_PRECONDITION, "in sync with leader")
+    /// etcd wants the change of a member tried again later: a learner has not caught up, or a member was connected
+    /// for less than the five seconds etcd asks for before it changes any.
+    pub fn is_too_early(&self) -> bool {
+        self.says(FAILED_PRECONDITION, "in sync with leader") || self.says(UNAVAILABLE, "unhealthy cluster")
+    }
+
+    /// The member votes already.
+    pub fn is_promoted_already(&self) -> bool {
+        self.says(FAILED_PRECONDITION, "can only promote a learner member") && !self.is_too_early()
     }
 
     /// Nobody has to log in.
@@ -126,6 +134,7 @@ pub struct Header {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(default)]
 pub struct Peer {
+    #[serde(alias = "ID", deserialize_with = "id")]
     pub id: u64,
     #[serde(rename = "peerURLs")]
     pub urls: Vec<String>,
@@ -146,6 +155,20 @@ pub struct Members {
 /// The gateway writes a number of 64 bits as text, and leaves out a 0.
 fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}
+
+/// The gateway writes an id as text, the port between members as a number.
+fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Number(u64),
+        Text(String),
+    }
+    match Either::deserialize(deserializer)? {
+        Either::Number(id) => Ok(id),
+        Either::Text(text) => text.parse().map_err(serde::de::Error::custom),
+    }
 }
 
 /// Bytes as the gateway takes them.
@@ -170,7 +193,18 @@ impl Client<'_> {
         Ok(answer.token)
     }
 
-    /// The members, asked at the port between members: it answers without a token and without a majority.
+    /// The members as a majority has them.
+    pub async fn list(&self, token: Option<&str>) -> Result<Vec<Peer>, EtcdError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            members: Vec<Peer>,
+        }
+        let body = json!({"linearizable": true});
+        let answer: Answer = self.call("cluster/member/list", token, &body, "list its members").await?;
+        Ok(answer.members)
+    }
+
+    /// The members as this one has them, asked at the port between members: it answers without a token and without a majority.
     pub async fn members(&self) -> Result<Members, EtcdError> {
         let what = "list its members";
         let unreachable = |source| EtcdError::Unreachable { url: self.url.to_owned(), source };
@@ -256,5 +290,8 @@ mod tests {
         assert_eq!((status.db_size, status.db_size_in_use, status.leader), (20_480, 0, 0));
         assert!(status.is_learner && status.errors.is_empty());
         assert_eq!(bytes("/soma/"), json!("L3NvbWEv"));
+        for id in [json!({"ID": "17185119425599647930"}), json!({"id": 17_185_119_425_599_647_930_u64})] {
+            assert_eq!(serde_json::from_value::<Peer>(id).unwrap().id, 17_185_119_425_599_647_930);
+        }
     }
 }

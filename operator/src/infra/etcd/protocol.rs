@@ -3,7 +3,7 @@
 use futures::future::{join_all, select_ok};
 
 use super::auth;
-use super::client::{Client, EtcdError, Members};
+use super::client::{Client, EtcdError, Members, Peer};
 use super::form::Step;
 use super::marker::Marker;
 use super::seen::{Answer, Auth, Listed, Seen};
@@ -38,19 +38,15 @@ impl Cluster<'_> {
 
     /// Asks every member about itself. What is answered here decides the next step.
     pub async fn look(&self, marker: &Marker) -> (Seen, Token) {
-        let ((auth, token), views) = futures::join!(self.login(marker), self.views());
+        let (Login { auth, token, listed }, views) = futures::join!(self.login(marker), self.views());
         let asked =
-            self.places.iter().zip(views).map(|(place, view)| answer(self.http, place, view, &auth, &token));
-        let asked = join_all(asked).await;
-        let index = |(answer, _): &(Answer, Option<Members>)| match answer {
-            Answer::Status(status) => status.raft_applied_index,
-            _ => 0,
-        };
-        // The member with the newest log knows of changes the others have not heard of.
-        let newest = asked.iter().filter(|(_, view)| view.is_some()).max_by_key(|asked| index(asked));
-        let peers = newest.and_then(|(_, view)| view.as_ref()).map(|view| view.peers.as_slice());
-        let list = peers.unwrap_or_default().iter().map(|peer| Listed::of(peer, self.urls)).collect();
-        (Seen { list, auth, answers: asked.into_iter().map(|(answer, _)| answer).collect() }, token)
+            self.places.iter().zip(&views).map(|(place, view)| answer(self.http, place, view, &auth, &token));
+        let answers = join_all(asked).await;
+        let own = views.iter().filter_map(|view| Some(&view.as_ref()?.as_ref().ok()?.peers));
+        // Without a majority whoever lists the most is the safest: nothing is changed then.
+        let peers = listed.or_else(|| own.max_by_key(|peers| peers.len()).cloned()).unwrap_or_default();
+        let list = peers.iter().map(|peer| Listed::of(peer, self.urls)).collect();
+        (Seen { list, auth, answers }, token)
     }
 
     async fn views(&self) -> Vec<Option<Result<Members, EtcdError>>> {
@@ -62,19 +58,20 @@ impl Cluster<'_> {
     }
 
     /// Logs in wherever it works first: a learner refuses, and a member without a leader cannot.
-    async fn login(&self, marker: &Marker) -> (Auth, Token) {
+    async fn login(&self, marker: &Marker) -> Login {
         let attempts: Vec<_> = (0_u16..)
             .take(self.places.len())
             .filter_map(|n| self.client(n))
             .map(|client| Box::pin(login(client, marker)))
             .collect();
+        let nobody = Login { auth: Auth::Unknown, token: None, listed: None };
         if attempts.is_empty() {
-            return (Auth::Unknown, None);
+            return nobody;
         }
-        select_ok(attempts).await.map_or((Auth::Unknown, None), |(found, _)| found)
+        select_ok(attempts).await.map_or(nobody, |(found, _)| found)
     }
 
-    /// One step. `Ok(false)` when etcd wants it tried again later.
+    /// One step, which may have been done before. `Ok(false)` when etcd wants it tried again later.
     pub async fn perform(
         &self,
         step: &Step,
@@ -84,26 +81,24 @@ impl Cluster<'_> {
     ) -> Result<bool, EtcdError> {
         let voter = seen.leader().or_else(|| seen.voters().find(|m| seen.following(m).is_some())?.ordinal);
         let etcd = voter.and_then(|n| self.client(n)).ok_or(EtcdError::NoMember)?;
-        match step {
-            Step::EnableAuth => auth::enable(etcd, marker).await?,
+        let done = match step {
+            Step::EnableAuth => auth::enable(etcd, marker).await,
             Step::AddLearner(n) => {
                 let url = self.urls.get(usize::from(*n)).ok_or(EtcdError::NoMember)?;
-                match etcd.add_learner(token, url).await {
-                    Err(error) if error.is_there_already() => {}
-                    other => other?,
-                }
+                unless(etcd.add_learner(token, url).await, EtcdError::is_there_already)
             }
-            Step::Remove(member) => match etcd.remove_member(token, *member).await {
-                Err(error) if error.is_gone_already() => {}
-                other => other?,
-            },
-            Step::Promote(member) => match etcd.promote(token, *member).await {
-                Err(error) if error.is_not_level_yet() => return Ok(false),
-                other => other?,
-            },
-            Step::Formed | Step::Settled { .. } | Step::Wait(_) | Step::Stuck { .. } => {}
+            Step::Remove(member) => {
+                unless(etcd.remove_member(token, *member).await, EtcdError::is_gone_already)
+            }
+            Step::Promote(member) => {
+                unless(etcd.promote(token, *member).await, EtcdError::is_promoted_already)
+            }
+            Step::Formed | Step::Settled { .. } | Step::Wait(_) | Step::Stuck { .. } => Ok(()),
+        };
+        match done {
+            Err(error) if error.is_too_early() => Ok(false),
+            other => other.map(|()| true),
         }
-        Ok(true)
     }
 
     /// Defragments one member.
@@ -112,35 +107,51 @@ impl Cluster<'_> {
     }
 }
 
-async fn login(client: Client<'_>, marker: &Marker) -> Result<(Auth, Token), EtcdError> {
-    match client.authenticate(auth::ROOT, &marker.root).await {
-        Ok(token) => Ok((Auth::On, Some(token))),
-        Err(error) if error.is_without_authentication() => Ok((Auth::Off, None)),
-        Err(error) if error.is_wrong_password() => Ok((Auth::Refused, None)),
-        Err(error) => Err(error),
+/// A failure that means that it was done before is none.
+fn unless(done: Result<(), EtcdError>, before: fn(&EtcdError) -> bool) -> Result<(), EtcdError> {
+    match done {
+        Err(error) if before(&error) => Ok(()),
+        other => other,
     }
+}
+
+/// What the first member tells that has a leader.
+struct Login {
+    auth: Auth,
+    token: Token,
+    /// The members, as a majority has them.
+    listed: Option<Vec<Peer>>,
+}
+
+async fn login(client: Client<'_>, marker: &Marker) -> Result<Login, EtcdError> {
+    let (auth, token) = match client.authenticate(auth::ROOT, &marker.root).await {
+        Ok(token) => (Auth::On, Some(token)),
+        Err(error) if error.is_without_authentication() => (Auth::Off, None),
+        Err(error) if error.is_wrong_password() => {
+            return Ok(Login { auth: Auth::Refused, token: None, listed: None });
+        }
+        Err(error) => return Err(error),
+    };
+    let listed = Some(client.list(token.as_deref()).await?);
+    Ok(Login { auth, token, listed })
 }
 
 /// A member that lists the others runs; without a login it tells no more.
 async fn answer(
     http: &reqwest::Client,
     place: &Place,
-    view: Option<Result<Members, EtcdError>>,
+    view: &Option<Result<Members, EtcdError>>,
     auth: &Auth,
     token: &Token,
-) -> (Answer, Option<Members>) {
-    let (client, view) = match (place, view) {
-        (Place::Not(answer), _) => return (answer.clone(), None),
-        (_, None) => return (Answer::Silent("it was not asked".into()), None),
-        (_, Some(Err(error))) => return (Answer::Silent(chain(&error)), None),
-        (Place::At { client, .. }, Some(Ok(view))) => (Client { http, url: client }, view),
+) -> Answer {
+    let (client, cluster) = match (place, view) {
+        (Place::Not(answer), _) => return answer.clone(),
+        (_, None) => return Answer::Silent("it was not asked".into()),
+        (_, Some(Err(error))) => return Answer::Silent(chain(error)),
+        (Place::At { client, .. }, Some(Ok(view))) => (Client { http, url: client }, view.cluster),
     };
-    let mute = Answer::Mute { cluster: view.cluster };
     if matches!(auth, Auth::Unknown | Auth::Refused) {
-        return (mute, Some(view));
+        return Answer::Mute { cluster };
     }
-    match client.status(token.as_deref()).await {
-        Ok(status) => (Answer::Status(status), Some(view)),
-        Err(_) => (mute, Some(view)),
-    }
+    client.status(token.as_deref()).await.map_or(Answer::Mute { cluster }, Answer::Status)
 }

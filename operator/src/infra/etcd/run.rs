@@ -205,7 +205,9 @@ async fn perform(
             applied.notes.extend(told(step, seen).map(|what| Note::normal(reason::MEMBER_CHANGED, what)));
             None
         }
-        Ok(false) => Some(State::Recovering("waiting for the new member to catch up".into())),
+        Ok(false) => Some(State::Recovering(
+            "waiting until the members have been connected and level for a while".into(),
+        )),
         Err(error) => Some(failed(&error, serves(seen))),
     }
 }

@@ -47,7 +47,7 @@ pub enum Auth {
 pub struct Seen {
     /// By ordinal.
     pub answers: Vec<Answer>,
-    /// As the member with the newest log has it; empty when none tells.
+    /// As a majority has it, or else as any member has it; empty when none tells.
     pub list: Vec<Listed>,
     pub auth: Auth,
 }

@@ -88,11 +88,11 @@ fn read_managed(site: &Site<'_>, spec: &ManagedEtcd, observed: &Observed) -> Res
             claim: set::claim_name(object::ETCD, *first),
         });
     }
-    let (replicas, size, resources) = match site.infra.spec.profile {
+    let (replicas, disk, resources) = match site.infra.spec.profile {
         Profile::Dev => (1, "1Gi", Resources::of("50m", "128Mi", "512Mi")),
         Profile::Ha => (3, "8Gi", Resources::of("100m", "512Mi", "2Gi")),
     };
-    let member = Member::of(object::ETCD, &spec.member, &Defaults { image: IMAGE, size, resources })?;
+    let member = Member::of(object::ETCD, &spec.member, &Defaults { image: IMAGE, size: disk, resources })?;
     let quota = quota_of(&member.volume.size);
     Ok(Managed { replicas: members(&observed.live, spec.replicas.unwrap_or(replicas)), member, quota })
 }

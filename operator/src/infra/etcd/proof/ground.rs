@@ -19,7 +19,7 @@ use crate::infra::etcd::protocol::{Cluster, Place};
 use crate::infra::etcd::seen::{Auth, Seen};
 
 /// Longest time anything may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(50);
 
 /// One member's folder and process.
@@ -173,7 +173,7 @@ impl Ground {
 
     /// What the operator does, until it waits for nothing that could still come: the steps it took, and the last.
     pub async fn drive(&mut self, wanted: u16) -> (Vec<Step>, Step) {
-        let (mut taken, began) = (Vec::new(), Instant::now());
+        let (mut steps, began) = (Vec::new(), Instant::now());
         loop {
             let (seen, token) = self.look().await;
             let urls = self.urls[..usize::from(self.marker.founders)].to_vec();
@@ -184,7 +184,7 @@ impl Ground {
             self.start();
             let step = form::next(self.marker.stage, wanted, &seen);
             match &step {
-                Step::Settled { .. } | Step::Stuck { .. } => return (taken, step),
+                Step::Settled { .. } | Step::Stuck { .. } => return (steps, step),
                 Step::Wait(why) => {
                     assert!(began.elapsed() < PATIENCE, "{why}\n{seen:#?}");
                     tokio::time::sleep(POLL).await;
@@ -193,17 +193,27 @@ impl Ground {
                     let Admission { cluster, state } = admission::closed();
                     self.marker.stage = Stage::Formed;
                     self.marker.admission = Some((cluster, state.into()));
-                    taken.push(step);
+                    steps.push(step);
                 }
                 step => {
                     let marker = self.marker.clone();
                     if self.cluster().perform(step, &seen, token.as_deref(), &marker).await.unwrap() {
-                        taken.push(step.clone());
+                        steps.push(step.clone());
                     } else {
                         tokio::time::sleep(POLL).await;
                     }
                 }
             }
+        }
+    }
+
+    /// Performs one step, as soon as etcd lets it.
+    pub async fn perform(&mut self, step: &Step) {
+        let (marker, began) = (self.marker.clone(), Instant::now());
+        let (seen, token) = self.look().await;
+        while !self.cluster().perform(step, &seen, token.as_deref(), &marker).await.unwrap() {
+            assert!(began.elapsed() < PATIENCE, "{step:?}");
+            tokio::time::sleep(POLL).await;
         }
     }
 
