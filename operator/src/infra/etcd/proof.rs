@@ -58,17 +58,17 @@ async fn a_member_without_its_data_is_replaced_by_a_new_one() {
     }
     // Also the leader.
     for round in 0..2 {
-        let (seen, _) = ground.look().await;
-        let leader = seen.leader().unwrap();
+        let (now, _) = ground.look().await;
+        let leader = now.leader().unwrap();
         let lost = if round == 0 { (leader + 1) % 3 } else { leader };
         let old = ground.id(lost).await;
         let others: Vec<_> = (0..3).filter(|n| *n != lost).map(|n| ground.pid(n)).collect();
         ground.wipe(lost);
         ground.start();
-        let (steps, last) = ground.drive(3).await;
+        let (done, last) = ground.drive(3).await;
         settled(&last);
         let new = ground.id(lost).await;
-        assert_eq!(steps, [Step::Remove(old), Step::AddLearner(lost), Step::Promote(new)]);
+        assert_eq!(done, [Step::Remove(old), Step::AddLearner(lost), Step::Promote(new)]);
         assert_ne!(new, old);
         assert_eq!((0..3).filter(|n| *n != lost).map(|n| ground.pid(n)).collect::<Vec<_>>(), others);
         for n in 0..20 {

@@ -39,14 +39,17 @@ impl Cluster<'_> {
     /// Asks every member about itself. What is answered here decides the next step.
     pub async fn look(&self, marker: &Marker) -> (Seen, Token) {
         let (Login { auth, token, listed }, views) = futures::join!(self.login(marker), self.views());
-        let asked =
-            self.places.iter().zip(&views).map(|(place, view)| answer(self.http, place, view, &auth, &token));
+        let asked = self
+            .places
+            .iter()
+            .zip(&views)
+            .map(|(place, view)| answer(self.http, place, view.as_ref(), &auth, token.as_deref()));
         let answers = join_all(asked).await;
         let own = views.iter().filter_map(|view| Some(&view.as_ref()?.as_ref().ok()?.peers));
         // Without a majority whoever lists the most is the safest: nothing is changed then.
         let peers = listed.or_else(|| own.max_by_key(|peers| peers.len()).cloned()).unwrap_or_default();
         let list = peers.iter().map(|peer| Listed::of(peer, self.urls)).collect();
-        (Seen { list, auth, answers }, token)
+        (Seen { answers, list, auth }, token)
     }
 
     async fn views(&self) -> Vec<Option<Result<Members, EtcdError>>> {
@@ -140,9 +143,9 @@ async fn login(client: Client<'_>, marker: &Marker) -> Result<Login, EtcdError> 
 async fn answer(
     http: &reqwest::Client,
     place: &Place,
-    view: &Option<Result<Members, EtcdError>>,
+    view: Option<&Result<Members, EtcdError>>,
     auth: &Auth,
-    token: &Token,
+    token: Option<&str>,
 ) -> Answer {
     let (client, cluster) = match (place, view) {
         (Place::Not(answer), _) => return answer.clone(),
@@ -153,5 +156,5 @@ async fn answer(
     if matches!(auth, Auth::Unknown | Auth::Refused) {
         return Answer::Mute { cluster };
     }
-    client.status(token.as_deref()).await.map_or(Answer::Mute { cluster }, Answer::Status)
+    client.status(token).await.map_or(Answer::Mute { cluster }, Answer::Status)
 }
