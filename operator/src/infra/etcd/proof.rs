@@ -65,8 +65,8 @@ async fn a_member_without_its_data_is_replaced_by_a_new_one() {
         let others: Vec<_> = (0..3).filter(|n| *n != lost).map(|n| ground.pid(n)).collect();
         ground.wipe(lost);
         ground.start();
-        let (done, last) = ground.drive(3).await;
-        settled(&last);
+        let (done, end) = ground.drive(3).await;
+        settled(&end);
         let new = ground.id(lost).await;
         assert_eq!(done, [Step::Remove(old), Step::AddLearner(lost), Step::Promote(new)]);
         assert_ne!(new, old);

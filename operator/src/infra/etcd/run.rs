@@ -26,6 +26,8 @@ use crate::pods;
 
 /// Steps of one reconcile: a first install needs fewer.
 const MAX_STEPS: usize = 8;
+/// Members there may ever be: one beyond those wanted is still known as one of ours.
+const MAX_MEMBERS: u16 = 5;
 
 /// What does not change while a reconcile lasts.
 struct Run<'a> {
@@ -56,7 +58,7 @@ pub async fn run(
     };
     let Some(mut marker) = marker else { return Ok((damaged(), String::new())) };
     let wanted = managed.replicas.max(marker.founders);
-    let urls = (0..wanted).map(|n| build::peer_url(site, n)).collect();
+    let urls = (0..wanted.max(MAX_MEMBERS)).map(|n| build::peer_url(site, n)).collect();
     let run = Run { ctx, writer, site, managed, live: &observed.live, urls, wanted };
     let state = Box::pin(run.steps(&mut marker, applied)).await?;
     Ok((state, marker.user))
