@@ -6,6 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::etcd::Etcd;
 use crate::kafka::Kafka;
 use crate::shared::{self, DeletionPolicy, LocalRef, Quantity};
 use crate::vault::Vault;
@@ -45,6 +46,9 @@ pub struct SomaInfraSpec {
     /// The log of events. Exactly one of `managed`, `external` and `disabled`; it does not run when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kafka: Option<Kafka>,
+    /// The store of flags. Exactly one of `managed`, `external` and `disabled`; it does not run when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etcd: Option<Etcd>,
     /// Namespaces in which the components' short names resolve, such as `postgres.soma.svc.cluster.local` for `soma`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(

@@ -8,6 +8,7 @@
 //! that the API server applies on a cluster.
 
 pub mod admission;
+mod etcd;
 mod infra;
 mod kafka;
 mod namespace;
@@ -16,6 +17,7 @@ mod shared;
 mod stack;
 mod vault;
 
+pub use etcd::{Etcd, ExternalEtcd, ManagedEtcd};
 pub use infra::{
     Component, Disabled, ExternalPostgres, ManagedPostgres, Member, Mode, Postgres, Profile, SomaInfra,
     SomaInfraSpec, SomaInfraStatus, Storage,

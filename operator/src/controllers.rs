@@ -95,13 +95,19 @@ fn infra(ctx: &Context) -> Controller<Watched<SomaInfra>> {
     let controller = children::<_, PodDisruptionBudget>(controller, ctx);
     let controller = children::<_, Secret>(controller, ctx);
     controller
-        // Secrets people make, for an external Postgres or restored from a backup, carry no label of ours.
+        // Secrets people make, for an external component or restored from a backup, carry no label of ours.
         .watches(metadata::<Secret>(ctx), watcher::Config::default(), move |secret| {
             let (namespace, name) = (secret.namespace(), secret.name_any());
             find(&by_secret, |infra: &SomaInfra| {
-                let external = infra.spec.postgres.external.as_ref();
-                let refers =
-                    external.is_some_and(|e| e.secret_ref.name == name) || name == object::POSTGRES_SECRET;
+                let spec = &infra.spec;
+                let external = [
+                    spec.postgres.external.as_ref().map(|e| &e.secret_ref),
+                    spec.vault.as_ref().and_then(|vault| vault.external.as_ref()).map(|e| &e.secret_ref),
+                    spec.kafka.as_ref().and_then(|kafka| kafka.external.as_ref()).map(|e| &e.secret_ref),
+                    spec.etcd.as_ref().and_then(|etcd| etcd.external.as_ref()).map(|e| &e.secret_ref),
+                ];
+                let refers = external.into_iter().flatten().any(|secret| secret.name == name)
+                    || object::KEPT.contains(&name.as_str());
                 refers && infra.namespace() == namespace
             })
         })

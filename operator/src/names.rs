@@ -52,6 +52,11 @@ pub mod object {
     pub const KAFKA: &str = "kafka";
     pub const KAFKA_CLUSTER: &str = "kafka-cluster";
     pub const KAFKA_CONN: &str = "kafka-conn";
+    pub const ETCD: &str = "etcd";
+    pub const ETCD_CLUSTER: &str = "etcd-cluster";
+    pub const ETCD_CONN: &str = "etcd-conn";
+    /// Secrets without which volumes cannot be used; people restore them from backups.
+    pub const KEPT: [&str; 4] = [POSTGRES_SECRET, VAULT_UNSEAL, KAFKA_CLUSTER, ETCD_CLUSTER];
     pub const MEMORY: &str = "memory";
     pub const API_TOKEN: &str = "soma-api-token";
     pub const API_TOKEN_KEY: &str = "SOMA_API_TOKEN";
@@ -71,6 +76,8 @@ pub mod reason {
     pub const REVISION_SERVES: &str = "RevisionServes";
     pub const POD_ROLLED: &str = "PodRolled";
     pub const VOLUME_GROWS: &str = "VolumeGrows";
+    pub const DEFRAGMENTED: &str = "Defragmented";
+    pub const MEMBER_CHANGED: &str = "MemberChanged";
     pub const DRIFT_REPAIRED: &str = "DriftRepaired";
     pub const DATA_KEPT: &str = "DataKept";
     pub const DATA_DELETED: &str = "DataDeleted";

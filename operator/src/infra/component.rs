@@ -121,11 +121,9 @@ impl Identity {
             return Health::degraded(available, "ApplyFailed", message);
         }
         match (state, waiting) {
-            (State::Ready { .. }, Some(waiting)) => Health::progressing(
-                available,
-                reason::ROLLING_OUT,
-                format!("{title} answers; {waiting}"),
-            ),
+            (State::Ready { .. }, Some(waiting)) => {
+                Health::progressing(available, reason::ROLLING_OUT, format!("{title} answers; {waiting}"))
+            }
             (State::Ready { version }, None) => Health::ready(format!("{title} {version} answers")),
             (State::Starting(what) | State::Forming(what) | State::Repairing(what), _) => {
                 Health::progressing(available, reason::STARTING, what.clone())

@@ -4,6 +4,7 @@ mod alias;
 mod blocked;
 mod component;
 mod dereference;
+mod etcd;
 mod kafka;
 mod postgres;
 mod roll;
@@ -72,6 +73,7 @@ impl Kind for SomaInfra {
         let mut reports = vec![Box::pin(postgres::drive(ctx, &writer, &site)).await];
         reports.extend(Box::pin(vault::drive(ctx, &writer, &site)).await);
         reports.extend(Box::pin(kafka::drive(ctx, &writer, &site)).await);
+        reports.extend(Box::pin(etcd::drive(ctx, &writer, &site)).await);
         let aliases = alias::build(&site, &status::aliases(&reports), &observed)?;
         let mut batch = Batch::default();
         alias::apply(&writer, &aliases, &observed, &mut batch).await;
@@ -95,6 +97,7 @@ impl Kind for SomaInfra {
                 postgres::remove_data(ctx, &writer, infra).await?;
                 vault::remove_data(ctx, &writer, infra).await?;
                 kafka::remove_data(ctx, &writer, infra).await?;
+                etcd::remove_data(ctx, &writer, infra).await?;
                 Note::normal(
                     reason::DATA_DELETED,
                     "volumes and Secrets are deleted, as deletionPolicy Delete says",

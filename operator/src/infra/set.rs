@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams};
 use serde_json::{Value, json};
-use soma_crds::Quantity;
+use soma_crds::{Quantity, SomaInfra};
 
 use super::Site;
 use super::blocked::Blocked;
@@ -392,15 +392,19 @@ pub fn spread(site: &Site<'_>, component: &str) -> Value {
     })
 }
 
-/// Removes the objects of a component that is no longer asked for; volumes and Secrets stay. The set goes first and
-/// takes its pods with it.
+/// Removes the objects of a component that is no longer asked for, and its connection Secret; volumes and other Secrets
+/// stay. The set goes first and takes its pods with it.
 pub async fn retire(
     ctx: &Context,
     writer: &Writer,
     site: &Site<'_>,
     component: &str,
     live: &Live,
+    conn: Option<&Secret>,
 ) -> Result<(), Error> {
+    if live.set.is_none() && conn.is_none() {
+        return Ok(());
+    }
     let namespace = &site.owner.namespace;
     ctx.remove::<StatefulSet>(writer, namespace, component, DeleteParams::foreground()).await?;
     ctx.remove::<PodDisruptionBudget>(writer, namespace, component, DeleteParams::default()).await?;
@@ -409,6 +413,29 @@ pub async fn retire(
     }
     for config in &live.configs {
         writer.delete(config, DeleteParams::default()).await?;
+    }
+    match conn {
+        Some(conn) => writer.delete(conn, DeleteParams::default()).await,
+        None => Ok(()),
+    }
+}
+
+/// Deletes the volumes of a component and these Secrets. The set goes first: a claim in use would stay.
+pub async fn remove_data(
+    ctx: &Context,
+    writer: &Writer,
+    infra: &SomaInfra,
+    component: &str,
+    secrets: &[impl AsRef<str>],
+) -> Result<(), Error> {
+    let site = Site::new(infra);
+    let live = observe(ctx, &site, component).await?;
+    retire(ctx, writer, &site, component, &live, None).await?;
+    for claim in live.claims.values() {
+        writer.delete::<PersistentVolumeClaim>(claim, DeleteParams::default()).await?;
+    }
+    for name in secrets {
+        ctx.remove::<Secret>(writer, &site.owner.namespace, name.as_ref(), DeleteParams::default()).await?;
     }
     Ok(())
 }

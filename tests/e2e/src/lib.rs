@@ -80,17 +80,28 @@ impl Node {
         Ok(components.into_iter().find(|component| component["name"] == name).unwrap_or_default())
     }
 
+    /// Names and uids of a component's members.
+    pub fn members(&self, component: &str) -> Result<Vec<(String, String)>> {
+        let prefix = format!("{component}-");
+        Ok(self.pods("soma-infra")?.into_iter().filter(|(name, _)| name.starts_with(&prefix)).collect())
+    }
+
     /// Waits until a component is as its manifest asks and has this many members.
-    pub async fn settled(
-        &self,
-        component: &str,
-        count: usize,
-        members: impl Fn(&Self) -> Result<Vec<(String, String)>>,
-    ) -> Result<()> {
+    pub async fn settled(&self, component: &str, count: usize) -> Result<()> {
         self.until(&format!("{component} with {count} members"), |node| {
-            Ok(node.component(component)?["reason"] == "Ready" && members(node)?.len() == count)
+            Ok(node.component(component)?["reason"] == "Ready" && node.members(component)?.len() == count)
         })
         .await
+    }
+
+    /// Waits until none of these members is the one it was before, and then until all is well again.
+    pub async fn replaced(&self, component: &str, lost: &[&str], before: &[(String, String)]) -> Result<()> {
+        self.until("other pods", |node| {
+            let now = node.members(component)?;
+            Ok(!before.iter().any(|old| lost.contains(&old.0.as_str()) && now.contains(old)))
+        })
+        .await?;
+        self.settled(component, before.len()).await
     }
 
     /// Looks until `there` is true.

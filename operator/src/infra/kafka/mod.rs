@@ -11,9 +11,8 @@ mod wire;
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::DeleteParams;
 use soma_crds::{Mode, SomaInfra, condition};
 
 use self::cluster::Cluster;
@@ -58,7 +57,7 @@ async fn attempt(
     let mut applied = Applied::default();
     let (host, port, state, conn) = match &wanted {
         Kafka::Disabled => {
-            retire(ctx, writer, site, &observed).await?;
+            set::retire(ctx, writer, site, object::KAFKA, &observed.live, observed.conn.as_ref()).await?;
             return Ok(None);
         }
         Kafka::External(external) => {
@@ -370,29 +369,10 @@ impl Roll for Rules {
     }
 }
 
-/// Removes what runs; volumes and passwords stay.
-async fn retire(ctx: &Context, writer: &Writer, site: &Site<'_>, observed: &Observed) -> Result<(), Error> {
-    if observed.live.set.is_none() && observed.conn.is_none() {
-        return Ok(());
-    }
-    set::retire(ctx, writer, site, object::KAFKA, &observed.live).await?;
-    match &observed.conn {
-        Some(conn) => writer.delete(conn, DeleteParams::default()).await,
-        None => Ok(()),
-    }
-}
-
 /// Deletes the volumes and the passwords.
 pub async fn remove_data(ctx: &Context, writer: &Writer, infra: &SomaInfra) -> Result<(), Error> {
-    let site = Site::new(infra);
-    let live = set::observe(ctx, &site, object::KAFKA).await?;
-    set::retire(ctx, writer, &site, object::KAFKA, &live).await?;
-    for claim in live.claims.values() {
-        writer.delete::<PersistentVolumeClaim>(claim, DeleteParams::default()).await?;
-    }
     let users = content::users().map(build::user_secret_name);
-    for name in [object::KAFKA_CONN, object::KAFKA_CLUSTER].map(str::to_owned).into_iter().chain(users) {
-        ctx.remove::<Secret>(writer, &site.owner.namespace, &name, DeleteParams::default()).await?;
-    }
-    Ok(())
+    let secrets: Vec<_> =
+        users.chain([object::KAFKA_CONN, object::KAFKA_CLUSTER].map(str::to_owned)).collect();
+    set::remove_data(ctx, writer, infra, object::KAFKA, &secrets).await
 }

@@ -5,10 +5,6 @@ mod database;
 mod passwords;
 mod validate;
 
-use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
-use kube::ResourceExt;
-use kube::api::DeleteParams;
 use soma_crds::{Mode, SomaInfra};
 
 pub use validate::parse_sslmode;
@@ -97,14 +93,8 @@ async fn dereference(ctx: &Context, site: &Site<'_>) -> Result<Observed, Error> 
     })
 }
 
-/// Deletes the volume and every Secret. The set goes first and takes its pod with it: a claim in use would stay.
+/// Deletes the volume and every Secret.
 pub async fn remove_data(ctx: &Context, writer: &Writer, infra: &SomaInfra) -> Result<(), Error> {
-    let namespace = infra.namespace().unwrap_or_default();
-    let (name, claim) = (object::POSTGRES, set::claim_name(object::POSTGRES, 0));
-    ctx.remove::<StatefulSet>(writer, &namespace, name, DeleteParams::foreground()).await?;
-    ctx.remove::<PersistentVolumeClaim>(writer, &namespace, &claim, DeleteParams::default()).await?;
-    for secret in [object::POSTGRES_CONN, object::POSTGRES_SECRET] {
-        ctx.remove::<Secret>(writer, &namespace, secret, DeleteParams::default()).await?;
-    }
-    Ok(())
+    let secrets = [object::POSTGRES_CONN, object::POSTGRES_SECRET];
+    set::remove_data(ctx, writer, infra, object::POSTGRES, &secrets).await
 }

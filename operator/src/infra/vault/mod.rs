@@ -56,7 +56,8 @@ async fn attempt(
     let mut applied = Applied::default();
     let (address, state) = match &wanted {
         Vault::Disabled => {
-            retire(ctx, writer, site, &observed).await?;
+            set::retire(ctx, writer, site, object::VAULT, &observed.live, observed.conn.as_ref()).await?;
+            release(ctx, writer, site.infra).await?;
             return Ok(None);
         }
         Vault::External(address) => (address.clone(), probe(ctx, address).await),
@@ -309,18 +310,6 @@ impl Roll for Rules {
     }
 }
 
-/// Removes what runs; volumes and keys stay.
-async fn retire(ctx: &Context, writer: &Writer, site: &Site<'_>, observed: &Observed) -> Result<(), Error> {
-    if observed.live.set.is_none() && observed.conn.is_none() {
-        return Ok(());
-    }
-    set::retire(ctx, writer, site, object::VAULT, &observed.live).await?;
-    if let Some(conn) = &observed.conn {
-        writer.delete(conn, DeleteParams::default()).await?;
-    }
-    release(ctx, writer, site.infra).await
-}
-
 /// Removes what has no owner to go with.
 pub async fn release(ctx: &Context, writer: &Writer, infra: &SomaInfra) -> Result<(), Error> {
     let name = build::reviewer_name(&infra.namespace().unwrap_or_default());
@@ -330,16 +319,7 @@ pub async fn release(ctx: &Context, writer: &Writer, infra: &SomaInfra) -> Resul
 
 /// Deletes the volumes and the keys.
 pub async fn remove_data(ctx: &Context, writer: &Writer, infra: &SomaInfra) -> Result<(), Error> {
-    let site = Site::new(infra);
-    let live = set::observe(ctx, &site, object::VAULT).await?;
-    set::retire(ctx, writer, &site, object::VAULT, &live).await?;
-    for claim in live.claims.values() {
-        writer.delete::<PersistentVolumeClaim>(claim, DeleteParams::default()).await?;
-    }
-    for name in [object::VAULT_CONN, object::VAULT_UNSEAL] {
-        ctx.remove::<Secret>(writer, &site.owner.namespace, name, DeleteParams::default()).await?;
-    }
-    Ok(())
+    set::remove_data(ctx, writer, infra, object::VAULT, &[object::VAULT_CONN, object::VAULT_UNSEAL]).await
 }
 
 #[cfg(test)]

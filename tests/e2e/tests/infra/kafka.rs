@@ -13,11 +13,6 @@ const TOPIC: &str = "memory.events";
 /// Messages per second the producer sends.
 const RATE: &str = "20";
 
-/// Pods by name and uid.
-fn members(node: &Node) -> Result<Vec<(String, String)>> {
-    Ok(node.pods(NAMESPACE)?.into_iter().filter(|(name, _)| name.starts_with("kafka-")).collect())
-}
-
 fn patch(node: &Node, kafka: &Value) -> Result<()> {
     node.patch_infra(&json!({"kafka": {"managed": kafka}}))
 }
@@ -127,20 +122,9 @@ fn active_controller(node: &Node) -> Result<String> {
     Ok(format!("kafka-{}", leader.split_whitespace().next().unwrap_or_default()))
 }
 
-/// Waits for `count` members of which none is one of `before` that bears one of these names.
-async fn replaced(node: &Node, lost: &[&str], before: &[(String, String)], count: usize) -> Result<()> {
-    node.until("other pods", |node| {
-        let now = members(node)?;
-        Ok(now.len() == count
-            && !before.iter().any(|old| lost.contains(&old.0.as_str()) && now.contains(old)))
-    })
-    .await?;
-    node.settled("kafka", count, members).await
-}
-
 pub async fn life(node: Arc<Node>) -> Result<()> {
     let node = &*node;
-    node.settled("kafka", 1, members).await?;
+    node.settled("kafka", 1).await?;
     access(node).await?;
     let run = format!(
         "exec /opt/kafka/bin/kafka-run-class.sh org.apache.kafka.tools.VerifiableProducer --bootstrap-server kafka:9092 --topic {TOPIC} --throughput {RATE} --acks -1 --producer.config /tmp/user.properties"
@@ -151,7 +135,7 @@ pub async fn life(node: Arc<Node>) -> Result<()> {
 
     // Growing: every member votes, and every partition is on all of them.
     patch(node, &json!({"replicas": 3}))?;
-    node.settled("kafka", 3, members).await?;
+    node.settled("kafka", 3).await?;
     ensure!(voters(node)?.len() == 3, "not all members vote");
     node.until("three replicas in sync", |node| {
         let told = command(node, "kafka-topics.sh", &["--describe", "--under-replicated-partitions"])?;
@@ -163,13 +147,13 @@ pub async fn life(node: Arc<Node>) -> Result<()> {
     losses(node).await?;
 
     // A change of the template replaces every pod, one at a time, while the producer goes on.
-    let before = members(node)?;
+    let before = node.members("kafka")?;
     patch(node, &json!({"resources": {"requests": {"cpu": "110m"}}}))?;
-    while members(node)?.iter().any(|pod| before.contains(pod)) {
-        ensure!(members(node)?.len() >= 2, "more than one member is gone");
+    while node.members("kafka")?.iter().any(|pod| before.contains(pod)) {
+        ensure!(node.members("kafka")?.len() >= 2, "more than one member is gone");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    node.settled("kafka", 3, members).await?;
+    node.settled("kafka", 3).await?;
     progress(node).await?;
 
     // The cluster goes on with the Secret deleted by mistake and restored, and says so in between.
@@ -183,7 +167,7 @@ pub async fn life(node: Arc<Node>) -> Result<()> {
     kept["metadata"] =
         json!({"name": "kafka-cluster", "namespace": NAMESPACE, "labels": kept["metadata"]["labels"]});
     node.apply(&kept)?;
-    node.settled("kafka", 3, members).await?;
+    node.settled("kafka", 3).await?;
     progress(node).await?;
     verify(node).await
 }
@@ -228,18 +212,18 @@ async fn access(node: &Node) -> Result<()> {
 
 /// A setting Kafka can change while it runs restarts nobody; one it refuses is named.
 async fn settings(node: &Node) -> Result<()> {
-    let before = members(node)?;
+    let before = node.members("kafka")?;
     patch(node, &json!({"settings": {"log.retention.ms": "soon"}}))?;
     node.until("the setting is refused", |node| Ok(node.component("kafka")?["reason"] == "KafkaRefused"))
         .await?;
     let message = node.component("kafka")?["message"].to_string();
     ensure!(message.contains("log.retention.ms"), "{message}");
     patch(node, &json!({"settings": {"log.retention.ms": "172800000"}}))?;
-    node.settled("kafka", 3, members).await?;
+    node.settled("kafka", 3).await?;
     let set =
         command(node, "kafka-configs.sh", &["--describe", "--entity-type", "brokers", "--entity-default"])?;
     ensure!(set.contains("log.retention.ms=172800000"), "{set}");
-    ensure!(members(node)? == before, "a setting restarted a pod");
+    ensure!(node.members("kafka")? == before, "a setting restarted a pod");
     Ok(())
 }
 
@@ -248,24 +232,24 @@ async fn losses(node: &Node) -> Result<()> {
     let delete = |kind: &str, names: &[&str]| {
         node.kubectl(&[&["-n", NAMESPACE, "delete", kind, "--wait=false"][..], names].concat())
     };
-    let before = members(node)?;
+    let before = node.members("kafka")?;
     let leader = active_controller(node)?;
     delete("pod", &[&leader])?;
-    replaced(node, &[&leader], &before, 3).await?;
+    node.replaced("kafka", &[&leader], &before).await?;
     progress(node).await?;
 
-    let (before, disks) = (members(node)?, voters(node)?);
+    let (before, disks) = (node.members("kafka")?, voters(node)?);
     delete("pvc", &["data-kafka-1"])?;
     delete("pod", &["kafka-1"])?;
-    replaced(node, &["kafka-1"], &before, 3).await?;
+    node.replaced("kafka", &["kafka-1"], &before).await?;
     let now = voters(node)?;
     ensure!(now.len() == 3 && now.difference(&disks).count() == 1, "{disks:?} became {now:?}");
     progress(node).await?;
 
-    let before = members(node)?;
+    let before = node.members("kafka")?;
     let all = ["kafka-0", "kafka-1", "kafka-2"];
     delete("pod", &all)?;
-    replaced(node, &all, &before, 3).await?;
+    node.replaced("kafka", &all, &before).await?;
     progress(node).await
 }
 

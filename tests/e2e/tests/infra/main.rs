@@ -1,6 +1,7 @@
 //! `examples/infra-dev.yaml` on a real node, then each component through its life at the same time: formed once, grown,
 //! rolled, lost pod by pod, all at once, and with its disk.
 
+mod etcd;
 mod kafka;
 mod vault;
 
@@ -16,13 +17,14 @@ use tokio::task::JoinSet;
 async fn every_component_lives_and_keeps_what_was_acknowledged() -> Result<()> {
     let start = || {
         let cache = Cache::open()?;
-        Node::start(vec![images::vault(&cache)?, images::kafka(&cache)?])
+        Node::start(vec![images::vault(&cache)?, images::kafka(&cache)?, images::etcd(&cache)?])
     };
     let node = Arc::new(tokio::task::spawn_blocking(start).await??);
     let example = soma_testenv::checkout().join("examples/infra-dev.yaml");
     node.kubectl(&["apply", "-f", &example.display().to_string()])?;
     let mut lives = JoinSet::new();
     lives.spawn(vault::life(Arc::clone(&node)));
+    lives.spawn(etcd::life(Arc::clone(&node)));
     lives.spawn(kafka::life(Arc::clone(&node)));
     while let Some(ended) = lives.join_next().await {
         ended??;

@@ -79,21 +79,13 @@ impl Checker {
     }
 }
 
-fn vault_pods(node: &Node) -> Result<Vec<(String, String)>> {
-    Ok(node.pods("soma-infra")?.into_iter().filter(|(name, _)| name.starts_with("vault-")).collect())
-}
-
-async fn ready(node: &Node, members: usize) -> Result<()> {
-    node.settled("vault", members, vault_pods).await
-}
-
 fn patch(node: &Node, vault: &Value) -> Result<()> {
     node.patch_infra(&json!({"vault": {"managed": vault}}))
 }
 
 pub async fn life(node: Arc<Node>) -> Result<()> {
     let node = &*node;
-    ready(node, 1).await?;
+    node.settled("vault", 1).await?;
     let keys = node.kubectl(&["-n", "soma-infra", "get", "secret", "vault-unseal", "-o", "json"])?;
     let keys: Value = serde_json::from_str(&keys)?;
     ensure!(keys["data"]["root-token"].is_null(), "the root token is still kept");
@@ -104,36 +96,30 @@ pub async fn life(node: Arc<Node>) -> Result<()> {
     checker.write(node).await?;
 
     // Growing restarts nobody.
-    let first = vault_pods(node)?;
+    let first = node.members("vault")?;
     patch(node, &json!({"replicas": 3}))?;
-    ready(node, 3).await?;
-    ensure!(vault_pods(node)?.contains(&first[0]), "growing restarted {first:?}");
+    node.settled("vault", 3).await?;
+    ensure!(node.members("vault")?.contains(&first[0]), "growing restarted {first:?}");
     checker.write(node).await?;
 
     // The leader, then all at once: opened again with the same key, nothing lost.
     for lost in [&["vault-0"][..], &["vault-0", "vault-1", "vault-2"]] {
-        let before = vault_pods(node)?;
+        let before = node.members("vault")?;
         node.kubectl(&[&["-n", "soma-infra", "delete", "pod", "--wait=false"], lost].concat())?;
         checker.write(node).await?;
-        node.until("other pods", |node| {
-            let now = vault_pods(node)?;
-            let gone = |name: &str| !before.iter().any(|old| old.0 == name && now.contains(old));
-            Ok(lost.iter().all(|name| gone(name)))
-        })
-        .await?;
-        ready(node, 3).await?;
+        node.replaced("vault", lost, &before).await?;
         checker.verify(node).await?;
     }
 
     // A change of the template replaces every pod, one at a time, while clients write.
-    let before = vault_pods(node)?;
+    let before = node.members("vault")?;
     patch(node, &json!({"resources": {"requests": {"cpu": "60m"}}}))?;
-    while vault_pods(node)?.iter().any(|pod| before.contains(pod)) {
+    while node.members("vault")?.iter().any(|pod| before.contains(pod)) {
         checker.write(node).await?;
-        let sealed_or_gone = 3 - vault_pods(node)?.len();
+        let sealed_or_gone = 3 - node.members("vault")?.len();
         ensure!(sealed_or_gone <= 1, "more than one member is gone");
     }
-    ready(node, 3).await?;
+    node.settled("vault", 3).await?;
     checker.verify(node).await?;
 
     // Without the key Vault works on, and the status says what to do; with it restored all is well.
@@ -148,7 +134,7 @@ pub async fn life(node: Arc<Node>) -> Result<()> {
     restored["metadata"] =
         json!({"name": "vault-unseal", "namespace": "soma-infra", "labels": restored["metadata"]["labels"]});
     node.apply(&restored)?;
-    ready(node, 3).await?;
+    node.settled("vault", 3).await?;
     checker.verify(node).await?;
     let acknowledged = checker.acknowledged;
 
@@ -164,7 +150,7 @@ pub async fn life(node: Arc<Node>) -> Result<()> {
         Ok(node.infra(".metadata.annotations.somastack\\.dev/wipe-vault")?.is_empty())
     })
     .await?;
-    ready(node, 3).await?;
+    node.settled("vault", 3).await?;
     ensure!(checker.verify(node).await.is_err(), "the old Vault is still there");
     checker.acknowledged = 0;
     checker.allow_default(node).await?;
