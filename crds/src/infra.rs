@@ -192,6 +192,25 @@ pub struct Component {
     /// What it waits for, and what to know about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// One entry per pod, where the operator runs it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub members: Vec<MemberStatus>,
+}
+
+/// What the operator last saw of one member of a component.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+pub struct MemberStatus {
+    /// Name of its pod.
+    pub name: String,
+    /// Its pod is ready.
+    pub ready: bool,
+    /// What it is among the others, by their own protocol, such as `leader`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// Why it is not ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
 }
 
 /// Who runs a component.

@@ -43,6 +43,8 @@ pub trait Roll {
     fn order(&self, pods: u16) -> Vec<u16>;
     /// Whether a pod that works may be replaced now.
     fn can_roll(&self, ordinal: u16) -> Verdict;
+    /// What a member is among the others, where that is known.
+    fn role(&self, ordinal: u16) -> Option<&'static str>;
 }
 
 /// What to do next.
@@ -130,6 +132,10 @@ mod tests {
 
         fn can_roll(&self, ordinal: u16) -> Verdict {
             if ordinal == 0 { Verdict::Wait("it leads".into()) } else { Verdict::Yes }
+        }
+
+        fn role(&self, ordinal: u16) -> Option<&'static str> {
+            (ordinal == 0).then_some("leader")
         }
     }
 

@@ -8,12 +8,12 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams};
 use serde_json::{Value, json};
-use soma_crds::{Quantity, SomaInfra};
+use soma_crds::{MemberStatus, Quantity, SomaInfra};
 
 use super::Site;
 use super::blocked::Blocked;
 use super::component::State;
-use super::roll::{self, Roll, Step};
+use super::roll::{self, PodView, Roll, Step};
 use crate::apply::{Batch, Writer};
 use crate::check::Plan;
 use crate::context::Context;
@@ -132,6 +132,8 @@ pub struct Applied {
     /// A pod runs an older template, and why it stays for now.
     pub waiting: Option<String>,
     pub refusal: Option<String>,
+    /// Every member, for the status.
+    pub members: Vec<MemberStatus>,
 }
 
 /// Name of a member's pod.
@@ -359,7 +361,11 @@ pub async fn roll(
     rules: &impl Roll,
     applied: &mut Applied,
 ) -> Option<u16> {
-    match roll::next(&roll::View::new(set, &live.pods), rules) {
+    let view = roll::View::new(set, &live.pods);
+    let component = set.name_any();
+    applied.members =
+        (0..).zip(&view.pods).map(|(n, pod)| member(&component, n, pod.as_ref(), rules)).collect();
+    match roll::next(&view, rules) {
         Step::Replace(ordinal, why) => {
             let pod = live.pods.get(&ordinal)?;
             let mut batch = Batch::default();
@@ -380,6 +386,17 @@ pub async fn roll(
         Step::Current => {}
     }
     None
+}
+
+fn member(component: &str, ordinal: u16, pod: Option<&PodView>, rules: &impl Roll) -> MemberStatus {
+    let message = match pod {
+        None => Some("waiting for the pod to be created".to_owned()),
+        Some(pod) if pod.deleting => Some("ending".to_owned()),
+        Some(pod) if pod.ready => None,
+        Some(pod) => Some(pod.trouble.clone().unwrap_or_else(|| "starting".to_owned())),
+    };
+    let role = rules.role(ordinal).map(str::to_owned);
+    MemberStatus { name: pod_name(component, ordinal), ready: message.is_none(), role, message }
 }
 
 /// Spreads the members over nodes, as far as there are nodes.

@@ -4,6 +4,7 @@ mod bench;
 mod client;
 mod conversation;
 mod dev;
+mod infra;
 mod manifest;
 mod memory;
 mod token;
@@ -31,6 +32,8 @@ enum Command {
     Memory(memory::Memory),
     /// Measure a running service.
     Bench(bench::Bench),
+    /// Look at the infrastructure of a cluster.
+    Infra(infra::Infra),
     /// Print the release.
     Version,
     /// Print a completion script, e.g. `soma completion bash > /etc/bash_completion.d/soma`.
@@ -61,6 +64,7 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Dev(dev) => block_on(dev.run())?,
         Command::Memory(memory) => block_on(memory.run())?,
+        Command::Infra(infra) => block_on(infra.run())?,
         Command::Bench(bench) => block_on(bench.run())?,
     }
     Ok(())

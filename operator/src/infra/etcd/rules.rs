@@ -45,6 +45,16 @@ impl Roll for Rules {
         }
         Verdict::Yes
     }
+
+    fn role(&self, ordinal: u16) -> Option<&'static str> {
+        let member = self.seen.list.iter().find(|member| member.ordinal == Some(ordinal))?;
+        self.seen.following(member)?;
+        Some(match member.learner {
+            true => "learner",
+            false if self.seen.leader() == Some(ordinal) => "leader",
+            false => "follower",
+        })
+    }
 }
 
 #[cfg(test)]

@@ -367,6 +367,11 @@ impl Roll for Rules {
         }
         content::held_by(found, ordinal, self.in_sync).map_or(Verdict::Yes, Verdict::Wait)
     }
+
+    fn role(&self, ordinal: u16) -> Option<&'static str> {
+        let (quorum, _) = self.settled.as_ref()?;
+        Some(if quorum.leader == ordinal { "active controller" } else { "controller" })
+    }
 }
 
 /// Deletes the volumes and the passwords.

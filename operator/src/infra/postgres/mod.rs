@@ -34,6 +34,10 @@ impl Roll for Alone {
     fn can_roll(&self, _ordinal: u16) -> Verdict {
         Verdict::Yes
     }
+
+    fn role(&self, _ordinal: u16) -> Option<&'static str> {
+        Some("primary")
+    }
 }
 
 pub async fn drive(ctx: &Context, writer: &Writer, site: &Site<'_>) -> Report {

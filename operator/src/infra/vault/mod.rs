@@ -308,6 +308,15 @@ impl Roll for Rules {
             None => Verdict::Yes,
         }
     }
+
+    fn role(&self, ordinal: u16) -> Option<&'static str> {
+        match self.members.get(usize::from(ordinal))? {
+            Member::Open { leads: true, .. } => Some("leader"),
+            Member::Open { .. } => Some("standby"),
+            Member::Sealed => Some("sealed"),
+            Member::Empty | Member::Silent(_) => None,
+        }
+    }
 }
 
 /// Removes what has no owner to go with.
