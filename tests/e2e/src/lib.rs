@@ -80,6 +80,12 @@ impl Node {
         Ok(components.into_iter().find(|component| component["name"] == name).unwrap_or_default())
     }
 
+    /// Kills the operator without a warning, as a crash would; another one takes over when its lease runs out.
+    pub fn kill_operator(&self) -> Result<()> {
+        let now = ["--grace-period=0", "--force", "--wait=false"];
+        self.kubectl(&[&["-n", "soma-system", "delete", "pod", "--all"][..], &now].concat()).map(drop)
+    }
+
     /// Names and uids of a component's members.
     pub fn members(&self, component: &str) -> Result<Vec<(String, String)>> {
         let prefix = format!("{component}-");

@@ -116,10 +116,11 @@ pub async fn life(node: Arc<Node>) -> Result<()> {
         checker.verify().await?;
     }
 
-    // A volume and its pod: the member is replaced, the others go on.
+    // A volume and its pod, with the operator killed then: the member is replaced, the others go on.
     let before = node.members("etcd")?;
     let lost = ["-n", "soma-infra", "delete", "pvc/data-etcd-1", "pod/etcd-1", "--wait=false"];
     node.kubectl(&lost)?;
+    node.kill_operator()?;
     checker.write().await?;
     node.replaced("etcd", &["etcd-1"], &before).await?;
     let now = node.members("etcd")?;

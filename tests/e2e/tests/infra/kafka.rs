@@ -133,8 +133,10 @@ pub async fn life(node: Arc<Node>) -> Result<()> {
     node.until("the producer runs", |node| Ok(phase(node, "producer")? == "Running")).await?;
     progress(node).await?;
 
-    // Growing: every member votes, and every partition is on all of them.
+    // Growing, with the operator killed in the middle: every member votes, and every partition is on all of them.
     patch(node, &json!({"replicas": 3}))?;
+    node.until("new members", |node| Ok(node.members("kafka")?.len() == 3)).await?;
+    node.kill_operator()?;
     node.settled("kafka", 3).await?;
     ensure!(voters(node)?.len() == 3, "not all members vote");
     node.until("three replicas in sync", |node| {
