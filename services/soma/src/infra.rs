@@ -101,7 +101,7 @@ fn screen(infra: &SomaInfra) -> String {
     let older = if seen { "" } else { " (of an older manifest)" };
     let mut table = Table::new();
     table.load_preset(comfy_table::presets::NOTHING);
-    table.set_header(["COMPONENT", "STATE", "MODE", "VERSION", "READY", "ROLE", "WAITS FOR"]);
+    table.set_header(["COMPONENT", "STATE", "MODE", "VERSION", "READY", "ROLE", "MESSAGE"]);
     for component in &status.components {
         component_rows(&mut table, component);
     }
@@ -171,7 +171,7 @@ mod tests {
             lines,
             [
                 "soma-infra/shared: Starting (of an older manifest)",
-                "COMPONENT STATE MODE VERSION READY ROLE WAITS FOR",
+                "COMPONENT STATE MODE VERSION READY ROLE MESSAGE",
                 "kafka RollingOut managed 4.1.2 1/2 Kafka answers; pod kafka-2 is being replaced",
                 "kafka-0 yes active controller",
                 "kafka-1 no ending",
