@@ -162,6 +162,9 @@ pub struct SomaInfraStatus {
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub components: Vec<Component>,
+    /// What all components the operator runs cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub footprint: Option<Footprint>,
 }
 
 impl SomaInfraStatus {
@@ -196,6 +199,31 @@ pub struct Component {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub members: Vec<MemberStatus>,
+    /// What it costs, where the operator runs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub footprint: Option<Footprint>,
+}
+
+/// What pods ask of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+pub struct Footprint {
+    /// Of the pods and volumes there are.
+    pub now: Cost,
+    /// Of those there will be once everything is as the manifest asks.
+    pub planned: Cost,
+}
+
+/// Requests of pods and volumes, added up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+pub struct Cost {
+    /// Number of pods.
+    pub pods: u32,
+    /// Cores, such as `1350m`.
+    pub cpu: String,
+    /// Bytes, such as `2560Mi`.
+    pub memory: String,
+    /// Bytes of all volumes, such as `3Gi`.
+    pub storage: String,
 }
 
 /// What the operator last saw of one member of a component.

@@ -19,8 +19,8 @@ mod vault;
 
 pub use etcd::{Etcd, ExternalEtcd, ManagedEtcd};
 pub use infra::{
-    Component, Disabled, ExternalPostgres, ManagedPostgres, Member, MemberStatus, Mode, Postgres, Profile,
-    SomaInfra, SomaInfraSpec, SomaInfraStatus, Storage,
+    Component, Cost, Disabled, ExternalPostgres, Footprint, ManagedPostgres, Member, MemberStatus, Mode,
+    Postgres, Profile, SomaInfra, SomaInfraSpec, SomaInfraStatus, Storage,
 };
 pub use kafka::{ExternalKafka, Kafka, ManagedKafka, SettingValue};
 pub use namespace::{

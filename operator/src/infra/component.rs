@@ -85,7 +85,7 @@ impl Identity {
     /// The report of a component that could be built.
     pub fn report(&self, site: &Site<'_>, findings: Findings) -> Report {
         let Findings { mode, host, port, state, applied, published, caveat } = findings;
-        let Applied { notes, waiting, refusal, members } = applied;
+        let Applied { notes, waiting, refusal, members, footprint } = applied;
         let refusal = refusal.or_else(|| published.as_ref().err().map(|error| chain(error)));
         let available = matches!(published, Ok(true)) && state.serves();
         let health = self.health(available, &state, waiting.as_deref(), refusal.as_deref());
@@ -109,6 +109,7 @@ impl Identity {
             endpoint: Some(format!("{host}:{port}")),
             message: (!parts.is_empty()).then(|| parts.join(". ")),
             members,
+            footprint,
         };
         Report { component, health, notes, refusal, next, alias: Some(host) }
     }
@@ -166,6 +167,7 @@ impl Identity {
             endpoint: last.and_then(|c| c.endpoint.clone()),
             message: Some(health.message.clone()),
             members: last.map(|c| c.members.clone()).unwrap_or_default(),
+            footprint: last.and_then(|c| c.footprint.clone()),
         };
         Report { component, health, notes: Vec::new(), refusal, next: Next::Change, alias: None }
     }

@@ -5,6 +5,7 @@ mod blocked;
 mod component;
 mod dereference;
 mod etcd;
+mod footprint;
 mod kafka;
 mod postgres;
 mod roll;

@@ -8,11 +8,12 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams};
 use serde_json::{Value, json};
-use soma_crds::{MemberStatus, Quantity, SomaInfra};
+use soma_crds::{Footprint, MemberStatus, Quantity, SomaInfra};
 
 use super::Site;
 use super::blocked::Blocked;
 use super::component::State;
+use super::footprint;
 use super::roll::{self, PodView, Roll, Step};
 use crate::apply::{Batch, Writer};
 use crate::check::Plan;
@@ -134,6 +135,8 @@ pub struct Applied {
     pub refusal: Option<String>,
     /// Every member, for the status.
     pub members: Vec<MemberStatus>,
+    /// What they cost.
+    pub footprint: Option<Footprint>,
 }
 
 /// Name of a member's pod.
@@ -269,6 +272,7 @@ pub async fn apply(
     applied: &mut Applied,
 ) -> Option<StatefulSet> {
     let Objects { config, headless, service, budget, set } = objects;
+    applied.footprint = Some(footprint::of(live, &set));
     let mut batch = Batch::default();
     if let Some(config) = &config {
         batch.apply(writer, config).await;

@@ -6,6 +6,7 @@ use super::Site;
 use super::alias::Aliases;
 use super::blocked::Blocked;
 use super::component::Report;
+use super::footprint;
 use crate::apply::{Batch, Writer};
 use crate::conditions::{Health, Stage, conditions, transition};
 use crate::error::Error;
@@ -114,6 +115,7 @@ async fn write(
     let next = SomaInfraStatus {
         observed_generation: generation,
         conditions: conditions(&old, generation, health),
+        footprint: footprint::sum(components.iter().filter_map(|c| c.footprint.as_ref())),
         components,
     };
     writer.status(infra, before, &next).await?;

@@ -9,7 +9,7 @@ use comfy_table::Table;
 use futures::TryStreamExt;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
-use soma_crds::{Component, Mode, SomaInfra, condition};
+use soma_crds::{Component, Cost, Footprint, Mode, SomaInfra, condition};
 
 /// Look at the infrastructure of a cluster.
 #[derive(Args, Debug)]
@@ -106,7 +106,21 @@ fn screen(infra: &SomaInfra) -> String {
         component_rows(&mut table, component);
     }
     let lines: Vec<_> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-    format!("{}: {reason}{older}\n{}", title(infra), lines.join("\n"))
+    let cost = status.footprint.as_ref().map_or_else(String::new, cost);
+    format!("{}: {reason}{older}\n{}{cost}", title(infra), lines.join("\n"))
+}
+
+fn cost(footprint: &Footprint) -> String {
+    let text = |cost: &Cost| {
+        let Cost { pods, cpu, memory, storage } = cost;
+        format!("{pods} pods, cpu {cpu}, memory {memory}, storage {storage}")
+    };
+    let planned = if footprint.planned == footprint.now {
+        String::new()
+    } else {
+        format!("; planned: {}", text(&footprint.planned))
+    };
+    format!("\nasks for {}{planned}", text(&footprint.now))
 }
 
 fn component_rows(table: &mut Table, component: &Component) {
@@ -161,6 +175,10 @@ mod tests {
                         {"name": "kafka-1", "ready": false, "message": "ending"},
                     ],
                 }],
+                "footprint": {
+                    "now": {"pods": 2, "cpu": "1", "memory": "4Gi", "storage": "40Gi"},
+                    "planned": {"pods": 3, "cpu": "1500m", "memory": "6Gi", "storage": "60Gi"},
+                },
             },
         }))
         .unwrap();
@@ -175,6 +193,7 @@ mod tests {
                 "kafka RollingOut managed 4.1.2 1/2 Kafka answers; pod kafka-2 is being replaced",
                 "kafka-0 yes active controller",
                 "kafka-1 no ending",
+                "asks for 2 pods, cpu 1, memory 4Gi, storage 40Gi; planned: 3 pods, cpu 1500m, memory 6Gi, storage 60Gi",
             ]
         );
         let fresh = SomaInfra::new("new", soma_crds::SomaInfraSpec::default());
