@@ -1,5 +1,7 @@
 //! What the end-to-end tests share: a cluster with Soma on it, and a client of its memory service.
 
+mod faults;
+
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::time::Duration;
@@ -12,12 +14,16 @@ use soma_testenv::exec::run;
 use soma_testenv::images::{self, Image};
 use soma_testenv::progress::Progress;
 
+pub use faults::Faults;
+
 /// How often a condition that has to come is looked at, and how many times.
 const LOOK: (Duration, u32) = (Duration::from_millis(500), 360);
 
 /// A cluster of one node with the operator on it; gone when dropped.
 pub struct Node {
     cluster: TestCluster,
+    /// What the test survived.
+    pub faults: Faults,
 }
 
 impl Node {
@@ -33,7 +39,7 @@ impl Node {
         let mut all = images::system(&cache)?;
         all.extend(images::services(&cache)?);
         all.extend(more);
-        Ok(Self { cluster: TestCluster::start(1, &all)? })
+        Ok(Self { cluster: TestCluster::start(1, &all)?, faults: Faults::default() })
     }
 
     /// Runs `kubectl` and returns what it prints.

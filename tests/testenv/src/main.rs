@@ -9,7 +9,7 @@ use soma_testenv::{
     cluster::{self, Place, kind, node, volumes},
     doctor, gobuild,
     images::{self, Image},
-    java, maven, model, packages,
+    java, maven, model, packages, programs,
     progress::Progress,
 };
 
@@ -169,6 +169,7 @@ fn up(place: &Place, nodes: u8, bare: bool, with: &[Component]) -> anyhow::Resul
         return Ok(());
     }
     let installed = cluster::install(place, &mut progress)?;
+    install_soma(place).context("cannot put `soma` beside kubectl")?;
     eprint!("\n{}\n", progress.table());
     if with_kind {
         println!("kubectl -n {} port-forward service/memory 9595 &", installed.namespace);
@@ -176,6 +177,16 @@ fn up(place: &Place, nodes: u8, bare: bool, with: &[Component]) -> anyhow::Resul
     } else {
         print!("{}", installed.next_steps(place, &format!("http://{}:9595", installed.address)));
     }
+    Ok(())
+}
+
+/// Puts the command `soma` of this build beside `kubectl`.
+fn install_soma(place: &Place) -> anyhow::Result<()> {
+    let (source, target) = (programs::program("soma")?, place.bin().join("soma"));
+    if target.exists() {
+        std::fs::remove_file(&target)?;
+    }
+    std::fs::hard_link(&source, &target).or_else(|_| std::fs::copy(&source, &target).map(drop))?;
     Ok(())
 }
 

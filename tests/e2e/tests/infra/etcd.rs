@@ -123,6 +123,10 @@ pub async fn life(node: Arc<Node>) -> Result<()> {
     node.kill_operator()?;
     checker.write().await?;
     node.replaced("etcd", &["etcd-1"], &before).await?;
+    node.faults.survived(
+        "22: a pod of etcd and its volume are deleted, and the operator is killed",
+        "replaced by a new member, first without a vote",
+    );
     let now = node.members("etcd")?;
     ensure!(before.iter().filter(|pod| now.contains(pod)).count() == 2, "{before:?} became {now:?}");
     checker.write().await?;
@@ -146,6 +150,10 @@ pub async fn life(node: Arc<Node>) -> Result<()> {
         Ok(etcd["reason"] == "QuorumLost" && etcd["ready"] == false)
     })
     .await?;
+    node.faults
+        .survived("22: two of three volumes of etcd are deleted", "QuorumLost, nothing was done by itself");
+    node.faults
+        .survived("22: a writer through all but the last of this", "no write that was acknowledged is lost");
     println!("{} writes acknowledged, each of them read back", checker.acknowledged);
     Ok(())
 }

@@ -145,10 +145,25 @@ pub async fn life(node: Arc<Node>) -> Result<()> {
         Ok(told.trim().is_empty() && all.contains("ReplicationFactor: 3"))
     })
     .await?;
+    node.faults.survived(
+        "1: Kafka grows from one member to three and the operator is killed",
+        "all three vote, every partition of the services is on all three",
+    );
     settings(node).await?;
     losses(node).await?;
 
-    // A change of the template replaces every pod, one at a time, while the producer goes on.
+    // A change of the template replaces every pod, one at a time, while the producer goes on. A topic that cannot be kept
+    // writable holds nobody back.
+    let alone = [
+        "--create",
+        "--topic",
+        "of.somebody",
+        "--replication-factor",
+        "1",
+        "--config",
+        "min.insync.replicas=2",
+    ];
+    command(node, "kafka-topics.sh", &alone)?;
     let before = node.members("kafka")?;
     patch(node, &json!({"resources": {"requests": {"cpu": "110m"}}}))?;
     while node.members("kafka")?.iter().any(|pod| before.contains(pod)) {
@@ -157,8 +172,13 @@ pub async fn life(node: Arc<Node>) -> Result<()> {
     }
     node.settled("kafka", 3).await?;
     progress(node).await?;
+    node.faults.survived(
+        "20: Kafka rolls beside a topic with one replica of which two shall be in sync",
+        "every pod was replaced, never two at once",
+    );
 
     // The cluster goes on with the Secret deleted by mistake and restored, and says so in between.
+    let running = node.members("kafka")?;
     let kept = node.kubectl(&["-n", NAMESPACE, "get", "secret", "kafka-cluster", "-o", "json"])?;
     node.kubectl(&["-n", NAMESPACE, "delete", "secret", "kafka-cluster"])?;
     node.until("the missing Secret is reported", |node| {
@@ -171,6 +191,11 @@ pub async fn life(node: Arc<Node>) -> Result<()> {
     node.apply(&kept)?;
     node.settled("kafka", 3).await?;
     progress(node).await?;
+    ensure!(node.members("kafka")? == running, "a missing Secret restarted a pod");
+    node.faults.survived(
+        "8: Secret kafka-cluster is deleted and restored",
+        "PasswordLost; messages went on, no pod was restarted",
+    );
     verify(node).await
 }
 
@@ -239,6 +264,7 @@ async fn losses(node: &Node) -> Result<()> {
     delete("pod", &[&leader])?;
     node.replaced("kafka", &[&leader], &before).await?;
     progress(node).await?;
+    node.faults.survived("20: the pod of Kafka's active controller is deleted", "another one took over");
 
     let (before, disks) = (node.members("kafka")?, voters(node)?);
     delete("pvc", &["data-kafka-1"])?;
@@ -247,12 +273,18 @@ async fn losses(node: &Node) -> Result<()> {
     let now = voters(node)?;
     ensure!(now.len() == 3 && now.difference(&disks).count() == 1, "{disks:?} became {now:?}");
     progress(node).await?;
+    node.faults.survived(
+        "19: a pod of Kafka and its volume are deleted",
+        "the same node with a new disk: the vote of the old one was taken away, the new one votes",
+    );
 
     let before = node.members("kafka")?;
     let all = ["kafka-0", "kafka-1", "kafka-2"];
     delete("pod", &all)?;
     node.replaced("kafka", &all, &before).await?;
-    progress(node).await
+    progress(node).await?;
+    node.faults.survived("19: all pods of Kafka are deleted at once", "the quorum came back");
+    Ok(())
 }
 
 /// Everything that was acknowledged is there.
@@ -274,5 +306,9 @@ async fn verify(node: &Node) -> Result<()> {
         sent.acknowledged.len()
     );
     println!("{} messages acknowledged, each of them there", sent.acknowledged.len());
+    node.faults.survived(
+        "19, 20: a producer that waits for all replicas through all of this",
+        "no message that was acknowledged is lost, none failed after retries",
+    );
     Ok(())
 }

@@ -29,5 +29,5 @@ async fn every_component_lives_and_keeps_what_was_acknowledged() -> Result<()> {
     while let Some(ended) = lives.join_next().await {
         ended??;
     }
-    Ok(())
+    node.faults.check("infra")
 }

@@ -110,6 +110,10 @@ pub async fn life(node: Arc<Node>) -> Result<()> {
         node.replaced("vault", lost, &before).await?;
         checker.verify(node).await?;
     }
+    node.faults.survived(
+        "23: a pod of Vault is deleted, then all at once",
+        "opened again with the kept key, every secret there",
+    );
 
     // A change of the template replaces every pod, one at a time, while clients write.
     let before = node.members("vault")?;
@@ -137,6 +141,8 @@ pub async fn life(node: Arc<Node>) -> Result<()> {
     node.settled("vault", 3).await?;
     checker.verify(node).await?;
     let acknowledged = checker.acknowledged;
+    node.faults
+        .survived("23: Secret vault-unseal is deleted and restored", "UnsealKeysMissing; Vault served on");
 
     // A key that was never kept: nothing happens before the owner says so, and then a new Vault is formed.
     let lost = json!({"data": {"unseal-key": null, "stage": "aW5pdGlhbGlzaW5n"}}).to_string();
@@ -155,6 +161,10 @@ pub async fn life(node: Arc<Node>) -> Result<()> {
     checker.acknowledged = 0;
     checker.allow_default(node).await?;
     checker.write(node).await?;
+    node.faults.survived(
+        "1: the key of Vault was never kept",
+        "InitKeysLost, a new Vault only when its owner asked for it",
+    );
     println!("{acknowledged} secrets acknowledged, each of them there");
     Ok(())
 }

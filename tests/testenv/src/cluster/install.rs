@@ -143,7 +143,7 @@ impl Installed {
              curl -s {url}/recall -H \"Authorization: Bearer $SOMA_API_TOKEN\" -H 'Content-Type: application/json' \\\n  \
              -d '{{\"query\":\"when does Ada like fresh air?\"}}'\n\n\
              export KUBECONFIG={kubeconfig}\n\
-             export PATH={bin}:$PATH   # kubectl\n",
+             export PATH={bin}:$PATH   # kubectl, soma\n",
             objects = self.objects,
             pods = self.pods,
             token = self.token,
