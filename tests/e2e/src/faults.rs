@@ -30,12 +30,13 @@ impl Faults {
     /// Fails unless the table says of this test what the test has noted; with `SOMA_ACCEPT` set the table is rewritten.
     pub fn check(&self, test: &str) -> Result<()> {
         let path = page();
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let written = std::fs::read_to_string(&path).unwrap_or_default();
         let (mine, others): (Vec<&str>, Vec<&str>) =
-            rows(&text).partition(|row| row.ends_with(&format!("| {test} |")));
+            rows(&written).partition(|row| row.ends_with(&format!("| {test} |")));
         let noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let wanted: Vec<_> =
-            noted.iter().map(|(fault, outcome)| format!("| {fault} | {outcome} | {test} |")).collect();
+        let row = |(fault, outcome): &(String, String)| format!("| {fault} | {outcome} | {test} |");
+        let mut wanted: Vec<_> = noted.iter().map(row).collect();
+        wanted.sort();
         if std::env::var_os("SOMA_ACCEPT").is_some() {
             let mut all: Vec<_> = others.iter().map(|row| (*row).to_owned()).chain(wanted).collect();
             all.sort();
@@ -43,7 +44,7 @@ impl Faults {
             return Ok(());
         }
         ensure!(
-            own == wanted,
+            mine == wanted,
             "docs/reference/faults.md says\n{}\nand the test\n{}",
             mine.join("\n"),
             wanted.join("\n")
