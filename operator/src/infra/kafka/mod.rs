@@ -99,7 +99,7 @@ async fn probe(kafka: &External) -> State {
             Connection::open(address).await.map(drop)
         };
         match answer {
-            Ok(()) => return State::Ready { version: "(of its owner)".into() },
+            Ok(()) => return State::Ready { version: "external".into() },
             Err(error) => last = State::Unreachable(chain(&error)),
         }
     }
