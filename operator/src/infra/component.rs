@@ -18,6 +18,9 @@ use crate::reconcile::Next;
 /// written only when it differs.
 const EXTERNAL_PROBE: Duration = Duration::from_mins(1);
 
+/// The same for members the operator runs, of which at least the pods tell something.
+const LOOK_AGAIN: Duration = Duration::from_mins(2);
+
 /// Where a component stands, by its own protocol.
 #[derive(Debug)]
 pub enum State {
@@ -56,6 +59,16 @@ pub struct Report {
     pub next: Next,
     /// Host that the component's short name stands for in other namespaces.
     pub alias: Option<String>,
+}
+
+impl Report {
+    /// For a component of which nothing in the cluster tells how it is, such as an alarm of etcd.
+    pub fn looked_at_again(mut self) -> Self {
+        if self.next == Next::Change {
+            self.next = Next::After(LOOK_AGAIN);
+        }
+        self
+    }
 }
 
 /// What is always the same about a component.

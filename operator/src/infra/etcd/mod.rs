@@ -16,8 +16,6 @@ mod run;
 mod seen;
 mod validate;
 
-use std::time::Duration;
-
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Secret;
 use soma_crds::{Mode, SomaInfra};
@@ -32,12 +30,8 @@ use crate::apply::Writer;
 use crate::context::Context;
 use crate::error::{Error, chain};
 use crate::names::object;
-use crate::reconcile::Next;
 
 const IDENTITY: Identity = Identity { name: object::ETCD, title: "etcd", unreachable: "EtcdUnreachable" };
-/// Nothing in the cluster tells of an alarm or of a database that grew, so members are asked.
-const LOOK_AGAIN: Duration = Duration::from_mins(2);
-
 /// Nothing when etcd is not asked for.
 pub async fn drive(ctx: &Context, writer: &Writer, site: &Site<'_>) -> Option<Report> {
     let external = site.infra.spec.etcd.as_ref().is_some_and(|etcd| etcd.external.is_some());
@@ -81,11 +75,7 @@ async fn attempt(
     };
     let Connection { host, port, .. } = connection;
     let findings = Findings { mode, host, port, state, applied, published, caveat: None };
-    let mut report = IDENTITY.report(site, findings);
-    if report.next == Next::Change {
-        report.next = Next::After(LOOK_AGAIN);
-    }
-    Ok(Some(report))
+    Ok(Some(IDENTITY.report(site, findings).looked_at_again()))
 }
 
 /// Reads everything etcd needs. A failed read fails the attempt: it never counts as a change.

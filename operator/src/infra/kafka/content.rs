@@ -230,6 +230,12 @@ fn spread(partition: &Partition, replicas: u16, brokers: u16) -> Vec<u16> {
     on
 }
 
+/// How many partitions have a replica that is not in sync.
+pub fn behind(found: &Found) -> usize {
+    let partitions = found.topics.values().flatten();
+    partitions.filter(|partition| partition.in_sync.len() < partition.replicas.len()).count()
+}
+
 /// Why a broker may not go now: a partition that would have fewer brokers in sync than a write needs. A partition on no
 /// more brokers than that cannot be kept writable anyway and holds nobody back.
 pub fn held_by(found: &Found, broker: u16, default_in_sync: u16) -> Option<String> {
@@ -327,6 +333,12 @@ mod tests {
         );
         let wide = found(vec![partition(0, &[0, 1, 2], &[0]), partition(1, &[0, 1, 2], &[0])]);
         assert!(changes(&wanted(3), &wide).moves.is_empty(), "it is on its way already");
+    }
+
+    #[test]
+    fn a_partition_with_a_replica_that_lags_is_counted() {
+        let lags = found(vec![partition(0, &[0, 1, 2], &[0, 1]), partition(1, &[0], &[0])]);
+        assert_eq!((behind(&lags), behind(&Found::default())), (1, 0));
     }
 
     #[test]

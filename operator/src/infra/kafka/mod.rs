@@ -71,7 +71,8 @@ async fn attempt(
     };
     let published =
         if state.is_ready() { writer.apply(&conn).await.map(|_| true) } else { Ok(observed.conn.is_some()) };
-    Ok(Some(IDENTITY.report(site, Findings { mode, host, port, state, applied, published, caveat: None })))
+    let findings = Findings { mode, host, port, state, applied, published, caveat: None };
+    Ok(Some(IDENTITY.report(site, findings).looked_at_again()))
 }
 
 /// Reads everything Kafka needs. A failed read fails the attempt: it never counts as a change.
@@ -132,8 +133,14 @@ async fn run(
             match Box::pin(fill(ctx, writer, site, managed, &cluster, live, &mut controller)).await? {
                 Err(error) => refused(error),
                 Ok(found) => {
+                    let behind = content::behind(&found);
                     settled = Some((quorum, found));
-                    State::Ready { version: version(live) }
+                    match behind {
+                        0 => State::Ready { version: version(live) },
+                        n => State::Repairing(format!(
+                            "waiting for the replicas of {n} partitions to catch up"
+                        )),
+                    }
                 }
             }
         }

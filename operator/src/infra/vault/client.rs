@@ -38,6 +38,12 @@ pub enum VaultError {
 }
 
 impl VaultError {
+    /// A member was asked to open before it has joined the others and knows what the key opens. It answers with an
+    /// internal error of its cipher.
+    pub fn is_joining(&self) -> bool {
+        matches!(self, Self::Refused { said, .. } if said.contains("invalid key size 0"))
+    }
+
     /// The token is not, or no longer, good for this.
     pub fn is_forbidden(&self) -> bool {
         matches!(self, Self::Refused { status, .. } if *status == StatusCode::FORBIDDEN)

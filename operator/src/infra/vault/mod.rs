@@ -226,8 +226,9 @@ async fn perform(
             let Keys::Formed { key, .. } = &*keys else { return Ok(Ok(())) };
             for n in sealed {
                 let Some(client) = member(ctx, live, *n) else { continue };
-                if let Err(error) = client.unseal(key).await {
-                    return Ok(Err(error.into()));
+                match client.unseal(key).await {
+                    Err(error) if !error.is_joining() => return Ok(Err(error.into())),
+                    _ => {}
                 }
             }
         }
