@@ -7,6 +7,7 @@ mod dereference;
 mod etcd;
 mod kafka;
 mod postgres;
+mod redis;
 mod roll;
 mod secret;
 mod set;
@@ -74,6 +75,7 @@ impl Kind for SomaInfra {
         reports.extend(Box::pin(vault::drive(ctx, &writer, &site)).await);
         reports.extend(Box::pin(kafka::drive(ctx, &writer, &site)).await);
         reports.extend(Box::pin(etcd::drive(ctx, &writer, &site)).await);
+        reports.extend(Box::pin(redis::drive(ctx, &writer, &site)).await);
         let aliases = alias::build(&site, &status::aliases(&reports), &observed)?;
         let mut batch = Batch::default();
         alias::apply(&writer, &aliases, &observed, &mut batch).await;
@@ -98,6 +100,7 @@ impl Kind for SomaInfra {
                 vault::remove_data(ctx, &writer, infra).await?;
                 kafka::remove_data(ctx, &writer, infra).await?;
                 etcd::remove_data(ctx, &writer, infra).await?;
+                redis::remove_data(ctx, &writer, infra).await?;
                 Note::normal(
                     reason::DATA_DELETED,
                     "volumes and Secrets are deleted, as deletionPolicy Delete says",

@@ -1,0 +1,1 @@
+//! The protocol on six real redis-server processes.
