@@ -258,8 +258,13 @@ impl<'a> View<'a> {
             None if !all => return None,
             None => masters.iter().min_by_key(|(n, m)| (count(&m.me.id), *n)).map(|(n, _)| *n)?,
         };
-        let master = masters.iter().find(|(n, _)| *n == master).map(|(_, m)| m.me.id.clone())?;
-        Some(Step::Replicate { pod, master })
+        let (_, chosen) = masters.iter().find(|(n, _)| *n == master)?;
+        let knows = |m: &Member| m.knows(&chosen.me.id).is_some_and(|node| node.master.is_none());
+        // Redis refuses to follow what it still takes for a replica.
+        if !self.members.iter().any(|(n, m)| *n == pod && knows(m)) {
+            return Some(Step::Wait(format!("{} has yet to hear of {}", name(pod), name(master))));
+        }
+        Some(Step::Replicate { pod, master: chosen.me.id.clone() })
     }
 
     /// The master of the first of these pods such that as few as possible share a machine with theirs, and how many do.

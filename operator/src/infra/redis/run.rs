@@ -166,11 +166,11 @@ async fn hand_over(cluster: &Cluster<'_>, from: u16, to: u16) -> State {
 }
 
 /// Replicas first, a master only after its replica took over; nobody while a slot lacks a master or a replica.
-struct Rules {
+pub struct Rules {
     /// Why nobody may go now.
-    held: Option<String>,
+    pub held: Option<String>,
     /// The members of a cluster.
-    pods: Vec<Pod>,
+    pub pods: Vec<Pod>,
 }
 
 impl Rules {

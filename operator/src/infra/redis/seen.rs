@@ -53,7 +53,7 @@ pub struct Node {
     pub handshake: bool,
     /// Others do not reach it, or this member thinks so.
     pub failing: bool,
-    /// Whose replica it is.
+    /// Whose replica it is; `-` when the member does not know that one.
     pub master: Option<String>,
     pub epoch: u64,
     pub connected: bool,
@@ -68,14 +68,15 @@ impl Member {
         let (mine, others): (Vec<_>, Vec<_>) = lines.into_iter().partition(|(myself, _)| *myself);
         let (cluster, info) = (fields(cluster), fields(info));
         let me = mine.into_iter().next()?.1;
-        let offset = if me.master.is_some() { "slave_repl_offset" } else { "master_repl_offset" };
+        // A replica tells both; its role may have changed since it was asked for its nodes.
+        let offset = ["slave_repl_offset", "master_repl_offset"].iter().find_map(|key| info.get(key))?;
         Some(Self {
             me,
             others: others.into_iter().map(|(_, node)| node).collect(),
             ok: *cluster.get("cluster_state")? == "ok",
             keys,
             link_up: info.get("master_link_status") == Some(&"up"),
-            offset: info.get(offset)?.parse().ok()?,
+            offset: offset.parse().ok()?,
             version: (*info.get("redis_version")?).to_owned(),
         })
     }
@@ -115,7 +116,7 @@ impl Node {
             address: host.parse().ok(),
             handshake: flag("handshake"),
             failing: flag("fail") || flag("fail?") || flag("noaddr"),
-            master: (master != "-").then(|| master.to_owned()),
+            master: flag("slave").then(|| master.to_owned()),
             epoch: epoch.parse().ok()?,
             connected,
             slots: words.filter_map(slots).collect(),
@@ -165,7 +166,7 @@ mod tests {
 07c3 10.0.0.4:6379@16379,redis-3.redis-headless slave e7d1 0 1426238317239 4 connected
 67ed 10.0.0.2:6379@16379,redis-1.x,shard-id=ab master,fail? - 0 1426238316232 2 disconnected 5461-10922 16000
 e7d1 10.0.0.1:6379@16379,redis-0.x myself,master - 0 0 1 connected 0-5460 [93-<-67ed]
-dead :0@0 master,noaddr - 0 0 7 disconnected
+dead :0@0 slave,noaddr - 0 0 7 disconnected
 5ca1 10.0.0.9:6379@16379 handshake - 0 0 0 disconnected
 ";
 
@@ -180,7 +181,8 @@ dead :0@0 master,noaddr - 0 0 7 disconnected
         let failing = member.knows("67ed").unwrap();
         assert!(failing.failing && !failing.connected);
         assert_eq!(failing.slots, [5461..=10922, 16000..=16000]);
-        assert_eq!(member.knows("dead").unwrap().address, None);
+        let dead = member.knows("dead").unwrap();
+        assert_eq!((dead.master.as_deref(), dead.address), (Some("-"), None), "of a master nobody told of");
         assert!(member.knows("5ca1").unwrap().handshake);
         assert_eq!(Member::read("", "cluster_state:ok", 0, info), None, "no line of its own");
     }
