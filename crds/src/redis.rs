@@ -29,7 +29,7 @@ pub struct Redis {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(oldSelf.mode) || (has(self.mode) && self.mode == oldSelf.mode)").message("the mode of a live Redis cannot change, because its keys would stay behind; set mode back to its previous value, or create another SomaInfra and move the keys")
+    validation = Rule::new("has(self.mode) == has(oldSelf.mode) && (!has(self.mode) || self.mode == oldSelf.mode)").message("the mode of a live Redis cannot change, because its keys would stay behind; set mode back to its previous value, or create another SomaInfra and move the keys")
 )]
 pub struct ManagedRedis {
     /// By default `standalone` in `dev` and `cluster` in `ha`; what it was made as stays.

@@ -5,6 +5,7 @@ mod ground;
 use std::collections::BTreeSet;
 
 use self::ground::{Ground, member, settled};
+use super::client::Client;
 use super::form::{RANGES, Step};
 use super::run::Rules;
 use super::users::Stage;
@@ -54,7 +55,10 @@ async fn six_fresh_members_become_a_cluster_once() {
         members.into_values().map(|m| m.me).collect::<Vec<_>>()
     );
 
-    // Services write, and administer nothing.
+    // Nobody enters without a password; services write, and administer nothing.
+    let unknown =
+        Client::login(ground.address(0), None, None).await.unwrap().tell(&["PING"]).await.unwrap_err();
+    assert!(crate::error::chain(&unknown).contains("Authentication required"), "{unknown:?}");
     ground.put("a").await;
     for call in [&["CONFIG", "GET", "*"][..], &["FLUSHALL"], &["CLUSTER", "RESET"], &["ACL", "LIST"]] {
         let refused = ground.service(0).await.unwrap().tell(call).await.unwrap_err();
@@ -70,15 +74,18 @@ async fn six_fresh_members_become_a_cluster_once() {
     (0..6).for_each(|n| ground.start(n));
     let (steps, last) = ground.drive().await;
     assert_eq!((steps.as_slice(), stuck(&last)), (&[][..], "SlotsLost"));
+    // Unless its owner says so.
+    ground.stage = Stage::Forming;
+    settled(&ground.drive().await.1);
 }
 
 #[tokio::test]
 async fn a_master_without_its_volume_comes_back_as_the_replica_of_its_heir() {
     let mut ground = Ground::formed().await;
     ground.fill(60).await;
-    // It is back before anybody misses it.
+    // It is back where it was before anybody misses it.
     ground.wipe(0);
-    ground.start(0);
+    ground.start_again(0);
     let (steps, last) = ground.drive().await;
     settled(&last);
     assert!(kinds(&steps).is_superset(&["Meet", "Replicate", "Forget"].into()), "{steps:?}");
@@ -203,4 +210,23 @@ async fn a_shard_that_lost_both_volumes_is_told_until_its_owner_gives_up_the_key
     let missing = ground.missing(60).await.len();
     assert!(missing > 0 && missing < 60, "{missing} of 60 were in the lost slots");
     ground.put("key-0").await;
+}
+
+#[tokio::test]
+async fn most_masters_without_their_volumes_are_told_until_their_owner_lets_a_replica_take_over() {
+    let mut ground = Ground::formed().await;
+    ground.fill(60).await;
+    for n in [0, 1] {
+        ground.wipe(n);
+    }
+    for n in [0, 1] {
+        ground.start(n);
+    }
+    let (steps, last) = ground.drive().await;
+    assert_eq!((kinds(&steps), stuck(&last)), (["Meet"].into(), "MajorityLost"));
+    // As the message says.
+    ground.operator(3).await.tell(&["CLUSTER", "FAILOVER", "TAKEOVER"]).await.unwrap();
+    ground.until("redis-3 takes over", |pods| member(&pods[3]).is_some_and(super::seen::Member::owns)).await;
+    settled(&ground.drive().await.1);
+    assert_eq!(ground.missing(60).await, <[String; 0]>::default());
 }

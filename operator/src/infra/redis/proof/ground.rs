@@ -15,7 +15,7 @@ use crate::infra::redis::client::{Client, ClientError};
 use crate::infra::redis::form::{self, MEMBERS, Step};
 use crate::infra::redis::protocol::{Cluster, Place};
 use crate::infra::redis::seen::{Answer, Member, Pod};
-use crate::infra::redis::users::{SERVICES, Stage};
+use crate::infra::redis::users::{OPERATOR, SERVICES, Stage};
 use crate::infra::redis::validate::{Observed, PORT, Redis, validate};
 use crate::infra::{Site, fixture};
 
@@ -74,6 +74,15 @@ impl Ground {
         self.used += 1;
         let [.., a, b] = std::process::id().to_be_bytes();
         let address = Ipv4Addr::new(127, 1 + (a ^ self.number.rotate_right(3)) % 254, b, self.used);
+        self.start_at(n, address.into());
+    }
+
+    /// Starts a pod on its volume where it was before.
+    pub fn start_again(&mut self, n: u16) {
+        self.start_at(n, self.pods[usize::from(n)].0);
+    }
+
+    fn start_at(&mut self, n: u16, address: IpAddr) {
         let (data, run) = (self.data(n), self.dir.path().join(format!("run-{n}")));
         for folder in [&data, &run] {
             fs::create_dir_all(folder).unwrap();
@@ -91,7 +100,7 @@ impl Ground {
             .env("SOMA_PASSWORD", "soma-password")
             .start()
             .unwrap();
-        self.pods[usize::from(n)] = (address.into(), Some(process));
+        self.pods[usize::from(n)] = (address, Some(process));
     }
 
     /// Kills a pod with SIGKILL.
@@ -175,8 +184,17 @@ impl Ground {
 
     /// A member's connection as a service has it.
     pub async fn service(&self, n: u16) -> Result<Client, ClientError> {
-        let address = (self.pods[usize::from(n)].0.to_string(), PORT);
-        Client::login(address, Some(SERVICES), Some("soma-password")).await
+        Client::login(self.address(n), Some(SERVICES), Some("soma-password")).await
+    }
+
+    /// A member's connection as the operator has it.
+    pub async fn operator(&self, n: u16) -> Client {
+        Client::login(self.address(n), Some(OPERATOR), Some("operator-password")).await.unwrap()
+    }
+
+    /// Where a member is.
+    pub fn address(&self, n: u16) -> (String, u16) {
+        (self.pods[usize::from(n)].0.to_string(), PORT)
     }
 
     /// The connection to the master a key belongs to, as a client of clusters finds it.
