@@ -12,6 +12,7 @@ mod etcd;
 mod infra;
 mod kafka;
 mod namespace;
+mod redis;
 mod reference;
 mod shared;
 mod stack;
@@ -26,6 +27,7 @@ pub use kafka::{ExternalKafka, Kafka, ManagedKafka, SettingValue};
 pub use namespace::{
     Embedding, MemoryNamespace, MemoryNamespaceSpec, MemoryNamespaceStatus, Model, Provider, Quota, Usage,
 };
+pub use redis::{ExternalRedis, ManagedRedis, MaxmemoryPolicy, Redis, RedisMode};
 pub use shared::{DeletionPolicy, LocalRef, NamespacedRef, Quantity, condition};
 pub use stack::{
     MemoryService, Restart, Revision, ServiceStatus, Services, ServicesStatus, SomaStack, SomaStackSpec,

@@ -105,6 +105,7 @@ fn infra(ctx: &Context) -> Controller<Watched<SomaInfra>> {
                     spec.vault.as_ref().and_then(|vault| vault.external.as_ref()).map(|e| &e.secret_ref),
                     spec.kafka.as_ref().and_then(|kafka| kafka.external.as_ref()).map(|e| &e.secret_ref),
                     spec.etcd.as_ref().and_then(|etcd| etcd.external.as_ref()).map(|e| &e.secret_ref),
+                    spec.redis.as_ref().and_then(|redis| redis.external.as_ref()).map(|e| &e.secret_ref),
                 ];
                 let refers = external.into_iter().flatten().any(|secret| secret.name == name)
                     || object::KEPT.contains(&name.as_str());

@@ -55,8 +55,11 @@ pub mod object {
     pub const ETCD: &str = "etcd";
     pub const ETCD_CLUSTER: &str = "etcd-cluster";
     pub const ETCD_CONN: &str = "etcd-conn";
+    pub const REDIS: &str = "redis";
+    pub const REDIS_USERS: &str = "redis-users";
+    pub const REDIS_CONN: &str = "redis-conn";
     /// Secrets without which volumes cannot be used; people restore them from backups.
-    pub const KEPT: [&str; 4] = [POSTGRES_SECRET, VAULT_UNSEAL, KAFKA_CLUSTER, ETCD_CLUSTER];
+    pub const KEPT: [&str; 5] = [POSTGRES_SECRET, VAULT_UNSEAL, KAFKA_CLUSTER, ETCD_CLUSTER, REDIS_USERS];
     pub const MEMORY: &str = "memory";
     pub const API_TOKEN: &str = "soma-api-token";
     pub const API_TOKEN_KEY: &str = "SOMA_API_TOKEN";

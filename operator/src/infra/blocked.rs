@@ -26,6 +26,10 @@ pub enum Blocked {
     PasswordLost { namespace: String, component: &'static str, name: &'static str, claim: String },
     #[error("spec.{component}.managed.settings.{key} is set by the operator; remove it")]
     SettingOwned { component: &'static str, key: String },
+    #[error(
+        "spec.{component}.managed.mode is {asked}, but Secret {name} says that it was made as {made}, and its keys would stay behind. Set spec.{component} to disabled and then to managed with mode {made}, or create another SomaInfra and move the keys"
+    )]
+    ModeFixed { component: &'static str, name: &'static str, asked: &'static str, made: &'static str },
     #[error("spec.{component}.managed.resources: {problem}")]
     ResourcesInvalid { component: &'static str, problem: String },
 }
@@ -45,6 +49,7 @@ impl Blocked {
             Self::SecretValueInvalid { .. } => "SecretValueInvalid",
             Self::PasswordLost { .. } => "PasswordLost",
             Self::SettingOwned { .. } => "SettingOwned",
+            Self::ModeFixed { .. } => "ModeFixed",
             Self::ResourcesInvalid { .. } => "ResourcesInvalid",
         }
     }

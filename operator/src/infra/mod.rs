@@ -8,6 +8,7 @@ mod etcd;
 mod footprint;
 mod kafka;
 mod postgres;
+mod redis;
 mod roll;
 mod secret;
 mod set;
@@ -75,6 +76,7 @@ impl Kind for SomaInfra {
         reports.extend(Box::pin(vault::drive(ctx, &writer, &site)).await);
         reports.extend(Box::pin(kafka::drive(ctx, &writer, &site)).await);
         reports.extend(Box::pin(etcd::drive(ctx, &writer, &site)).await);
+        reports.extend(Box::pin(redis::drive(ctx, &writer, &site)).await);
         let aliases = alias::build(&site, &status::aliases(&reports), &observed)?;
         let mut batch = Batch::default();
         alias::apply(&writer, &aliases, &observed, &mut batch).await;
@@ -99,6 +101,7 @@ impl Kind for SomaInfra {
                 vault::remove_data(ctx, &writer, infra).await?;
                 kafka::remove_data(ctx, &writer, infra).await?;
                 etcd::remove_data(ctx, &writer, infra).await?;
+                redis::remove_data(ctx, &writer, infra).await?;
                 Note::normal(
                     reason::DATA_DELETED,
                     "volumes and Secrets are deleted, as deletionPolicy Delete says",

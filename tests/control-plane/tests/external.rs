@@ -6,7 +6,7 @@ use kube::Api;
 use serde_json::{Value, json};
 use soma_control_plane_tests::{Soma, text};
 use soma_crds::SomaInfra;
-use soma_testenv::{Etcd, Kafka, Postgres, Vault};
+use soma_testenv::{Etcd, Kafka, Postgres, Redis, Vault};
 
 /// The servers, and the Secrets that say where they are.
 struct Outside {
@@ -14,6 +14,7 @@ struct Outside {
     vault: Vault,
     kafka: Kafka,
     etcd: Etcd,
+    redis: Redis,
 }
 
 impl Outside {
@@ -22,10 +23,11 @@ impl Outside {
         let (kafka, etcd) = (Kafka::start().await.unwrap(), Etcd::start().await.unwrap());
         postgres.psql("CREATE ROLE outsider LOGIN PASSWORD 'geheim'").await.unwrap();
         postgres.psql("CREATE DATABASE somamemory OWNER outsider").await.unwrap();
-        Self { postgres, vault, kafka, etcd }
+        let redis = Redis::start().await.unwrap();
+        Self { postgres, vault, kafka, etcd, redis }
     }
 
-    fn secrets(&self) -> [Value; 4] {
+    fn secrets(&self) -> [Value; 5] {
         let secret = |name: &str, data: Value| {
             json!({
                 "apiVersion": "v1", "kind": "Secret",
@@ -50,6 +52,10 @@ impl Outside {
                 }),
             ),
             secret("etcd", json!({"endpoints": self.etcd.url()})),
+            secret(
+                "redis",
+                json!({"host": "127.0.0.1", "port": self.redis.port().to_string(), "password": self.redis.password()}),
+            ),
         ]
     }
 
@@ -86,13 +92,13 @@ async fn everything_may_run_elsewhere() {
     soma.kubectl(&["create", "namespace", "soma-infra"]).unwrap();
     let example = soma_testenv::checkout().join("examples/infra-external.yaml").display().to_string();
     soma.kubectl(&["apply", "-f", &example]).unwrap();
-    for component in ["postgres", "vault", "kafka", "etcd"] {
+    for component in ["postgres", "vault", "kafka", "etcd", "redis"] {
         is(component, "SecretMissing").await;
     }
     for secret in outside.secrets() {
         soma.apply(&secret).unwrap();
     }
-    for component in ["postgres", "kafka", "etcd"] {
+    for component in ["postgres", "kafka", "etcd", "redis"] {
         is(component, "Ready").await;
     }
     is("vault", "Sealed").await;
@@ -117,6 +123,7 @@ async fn everything_may_run_elsewhere() {
     for component in ["postgres", "vault", "kafka", "etcd"] {
         assert_eq!(conn(component, "mode").await, "external", "{component}");
     }
+    assert_eq!(conn("redis", "port").await, outside.redis.port().to_string());
 
     // One that goes away is named, and the last address stays; so is its return.
     outside.kafka.kill().await.unwrap();

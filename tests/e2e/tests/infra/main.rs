@@ -3,6 +3,7 @@
 
 mod etcd;
 mod kafka;
+mod redis;
 mod vault;
 
 use std::sync::Arc;
@@ -17,7 +18,12 @@ use tokio::task::JoinSet;
 async fn every_component_lives_and_keeps_what_was_acknowledged() -> Result<()> {
     let start = || {
         let cache = Cache::open()?;
-        Node::start(vec![images::vault(&cache)?, images::kafka(&cache)?, images::etcd(&cache)?])
+        Node::start(vec![
+            images::vault(&cache)?,
+            images::kafka(&cache)?,
+            images::etcd(&cache)?,
+            images::redis(&cache)?,
+        ])
     };
     let node = Arc::new(tokio::task::spawn_blocking(start).await??);
     let example = soma_testenv::checkout().join("examples/infra-dev.yaml");
@@ -25,6 +31,7 @@ async fn every_component_lives_and_keeps_what_was_acknowledged() -> Result<()> {
     let mut lives = JoinSet::new();
     lives.spawn(vault::life(Arc::clone(&node)));
     lives.spawn(etcd::life(Arc::clone(&node)));
+    lives.spawn(redis::life(Arc::clone(&node)));
     lives.spawn(kafka::life(Arc::clone(&node)));
     while let Some(ended) = lives.join_next().await {
         ended??;
