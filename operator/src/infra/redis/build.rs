@@ -47,9 +47,10 @@ exec redis-server "$RUN/redis.conf"
 "#;
 
 /// A server that loads its data or runs a script is alive, but not ready.
-const ALIVE: &str =
+pub const ALIVE: &str =
     r#"case "$(redis-cli --user soma-operator ping 2>&1)" in PONG|LOADING*|BUSY*) ;; *) exit 1 ;; esac"#;
-const READY: &str = r#"[ "$(redis-cli --user soma-operator ping 2>&1)" = PONG ]"#;
+/// It answers and has its data.
+pub const READY: &str = r#"[ "$(redis-cli --user soma-operator ping 2>&1)" = PONG ]"#;
 
 /// What is the same for every Redis. The log of writes is what a restart reads; replicas keep one, too.
 const SETTINGS: &str = "\

@@ -4,7 +4,10 @@ mod ground;
 
 use std::collections::BTreeSet;
 
+use soma_crds::RedisMode;
+
 use self::ground::{Ground, member, settled};
+use super::build;
 use super::client::Client;
 use super::form::{RANGES, Step};
 use super::run::Rules;
@@ -34,7 +37,7 @@ fn stuck(step: &Step) -> &'static str {
 
 #[tokio::test]
 async fn six_fresh_members_become_a_cluster_once() {
-    let mut ground = Ground::new();
+    let mut ground = Ground::new(RedisMode::Cluster);
     ground.twice = true;
     let (steps, last) = ground.drive().await;
     settled(&last);
@@ -229,4 +232,22 @@ async fn most_masters_without_their_volumes_are_told_until_their_owner_lets_a_re
     ground.until("redis-3 takes over", |pods| member(&pods[3]).is_some_and(super::seen::Member::owns)).await;
     settled(&ground.drive().await.1);
     assert_eq!(ground.missing(60).await, <[String; 0]>::default());
+}
+
+#[tokio::test]
+async fn one_alone_is_ready_when_it_has_its_data_and_keeps_it() {
+    let mut ground = Ground::new(RedisMode::Standalone);
+    let ready = |ground: &Ground, password: &str| {
+        [build::ALIVE, build::READY].map(|script| ground.probe(0, script, password))
+    };
+    ground.patiently("it is ready", async |ground| ready(ground, "operator-password") == [true, true]).await;
+    assert_eq!(ready(&ground, "wrong"), [false, false]);
+    ground.service(0).await.unwrap().tell(&["SET", "a", "1"]).await.unwrap();
+    assert!(ground.operator(0).await.version().await.unwrap().starts_with("7."));
+    ground.stop(0);
+    assert_eq!(ready(&ground, "operator-password"), [false, false]);
+    ground.start(0);
+    ground.patiently("it is back", async |ground| ready(ground, "operator-password") == [true, true]).await;
+    let kept: String = ground.service(0).await.unwrap().ask(&["GET", "a"]).await.unwrap();
+    assert_eq!(kept, "1");
 }
