@@ -25,18 +25,24 @@ const RUN: &str = "/run/redis";
 
 /// What differs between members and what is secret comes from the environment. Services may neither administer Redis nor
 /// run what its authors call dangerous; `INFO` is what clients ask first.
+///
+/// A member with a new volume lets nobody copy from it before the operator gave it a place: the replica of the member that
+/// was at its address before would replace the last copy of the data with nothing.
 pub const START: &str = r#"set -e
 umask 077
+replica=off
+if grep -Eqs 'myself,slave|myself,master .* connected [0-9]' "$DATA/nodes.conf"; then replica=on; fi
 cat > "$RUN/users.acl" <<END
 user default off resetpass resetkeys resetchannels -@all
 user soma-operator on >$REDISCLI_AUTH ~* &* +@all
+user soma-replica $replica >$REDISCLI_AUTH +psync +replconf +ping
 user soma on >$SOMA_PASSWORD ~* &* +@all -@admin -@dangerous +info
 END
 cat > "$RUN/redis.conf" <<END
 include $CONFIG
 dir $DATA
 aclfile $RUN/users.acl
-masteruser soma-operator
+masteruser soma-replica
 masterauth $REDISCLI_AUTH
 END
 if [ -n "${ANNOUNCE:-}" ]; then
@@ -47,9 +53,10 @@ exec redis-server "$RUN/redis.conf"
 "#;
 
 /// A server that loads its data or runs a script is alive, but not ready.
-const ALIVE: &str =
+pub const ALIVE: &str =
     r#"case "$(redis-cli --user soma-operator ping 2>&1)" in PONG|LOADING*|BUSY*) ;; *) exit 1 ;; esac"#;
-const READY: &str = r#"[ "$(redis-cli --user soma-operator ping 2>&1)" = PONG ]"#;
+/// It answers and has its data.
+pub const READY: &str = r#"[ "$(redis-cli --user soma-operator ping 2>&1)" = PONG ]"#;
 
 /// What is the same for every Redis. The log of writes is what a restart reads; replicas keep one, too.
 const SETTINGS: &str = "\
@@ -226,7 +233,7 @@ mod tests {
             let set = serde_json::to_value(built(&json!({"mode": mode})).set).unwrap();
             ConfigHash::of(&canonical_json(&set["spec"]["template"])).short().to_owned()
         };
-        assert_eq!([hash("standalone"), hash("cluster")], ["dbb48272", "44b7195d"]);
+        assert_eq!([hash("standalone"), hash("cluster")], ["46ab3210", "045b1206"]);
     }
 
     #[test]

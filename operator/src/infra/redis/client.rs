@@ -69,7 +69,8 @@ impl Client {
         let cluster: String = self.ask(&["CLUSTER", "INFO"]).await?;
         let keys: u64 = self.ask(&["DBSIZE"]).await?;
         let info: String = self.ask(&["INFO"]).await?;
-        Member::read(&nodes, &cluster, keys, &info).ok_or(ClientError::Strange("CLUSTER NODES"))
+        let users: Vec<String> = self.ask(&["ACL", "LIST"]).await?;
+        Member::read(&nodes, &cluster, keys, &info, &users).ok_or(ClientError::Strange("CLUSTER NODES"))
     }
 
     /// The version of a server that answers and has loaded its data.

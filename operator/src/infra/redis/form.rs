@@ -25,6 +25,8 @@ pub enum Step {
     Meet { from: u16, to: IpAddr },
     /// Give a fresh member its first slots.
     AddSlots { pod: u16, slots: Slots },
+    /// Let replicas copy from a member that has its place.
+    Open { pod: u16 },
     /// The data of its master is gone: let this replica be elected now.
     TakeOver { pod: u16 },
     /// Let a member follow this master.
@@ -57,6 +59,7 @@ pub fn next(stage: Stage, pods: &[Pod]) -> Step {
     view.epoch()
         .or_else(|| view.meet())
         .or_else(|| view.add_slots())
+        .or_else(|| view.open())
         .or_else(|| view.cover())
         .or_else(|| view.replicate())
         .or_else(|| view.forget())
@@ -168,6 +171,13 @@ impl<'a> View<'a> {
         let (slots, pod) = free?;
         let (_, member) = self.members.iter().find(|(n, _)| *n == pod)?;
         member.is_empty().then_some(Step::AddSlots { pod, slots })
+    }
+
+    /// A new volume is copied from only once its member owns slots or follows a master.
+    fn open(&self) -> Option<Step> {
+        let placed = |m: &Member| m.owns() || m.me.master.is_some();
+        let closed = self.members.iter().find(|(_, member)| placed(member) && !member.open);
+        closed.map(|(pod, _)| Step::Open { pod: *pod })
     }
 
     /// Slots that no member owns that answers.

@@ -4,7 +4,10 @@ mod ground;
 
 use std::collections::BTreeSet;
 
+use soma_crds::RedisMode;
+
 use self::ground::{Ground, member, settled};
+use super::build;
 use super::client::Client;
 use super::form::{RANGES, Step};
 use super::run::Rules;
@@ -16,6 +19,7 @@ fn kinds(steps: &[Step]) -> BTreeSet<&'static str> {
         Step::Epoch { .. } => "Epoch",
         Step::Meet { .. } => "Meet",
         Step::AddSlots { .. } => "AddSlots",
+        Step::Open { .. } => "Open",
         Step::TakeOver { .. } => "TakeOver",
         Step::Replicate { .. } => "Replicate",
         Step::Forget { .. } => "Forget",
@@ -34,11 +38,11 @@ fn stuck(step: &Step) -> &'static str {
 
 #[tokio::test]
 async fn six_fresh_members_become_a_cluster_once() {
-    let mut ground = Ground::new();
+    let mut ground = Ground::new(RedisMode::Cluster);
     ground.twice = true;
     let (steps, last) = ground.drive().await;
     settled(&last);
-    assert_eq!(kinds(&steps), ["Epoch", "Meet", "AddSlots", "Replicate", "Keep"].into());
+    assert_eq!(kinds(&steps), ["Epoch", "Meet", "AddSlots", "Open", "Replicate", "Keep"].into());
     let members = ground.members().await;
     for n in 0..3 {
         assert_eq!(members[&n].me.slots, [RANGES[usize::from(n)].clone()]);
@@ -83,12 +87,22 @@ async fn six_fresh_members_become_a_cluster_once() {
 async fn a_master_without_its_volume_comes_back_as_the_replica_of_its_heir() {
     let mut ground = Ground::formed().await;
     ground.fill(60).await;
-    // It is back where it was before anybody misses it.
+    // It is back where it was before anybody misses it, and its replica wants to copy from it.
     ground.wipe(0);
     ground.start_again(0);
+    ground
+        .patiently("redis-3 is turned away", async |ground| {
+            let master = ground.cluster().look().await;
+            if member(&master[0]).is_none() {
+                return false;
+            }
+            let log: Vec<redis::Value> = ground.operator(0).await.ask(&["ACL", "LOG"]).await.unwrap();
+            !log.is_empty()
+        })
+        .await;
     let (steps, last) = ground.drive().await;
     settled(&last);
-    assert!(kinds(&steps).is_superset(&["Meet", "Replicate", "Forget"].into()), "{steps:?}");
+    assert!(kinds(&steps).is_superset(&["Meet", "Replicate", "Open", "Forget"].into()), "{steps:?}");
     let members = ground.members().await;
     assert!(members[&3].owns(), "its replica took over");
     assert_eq!(members[&0].me.master.as_ref(), Some(&members[&3].me.id));
@@ -101,7 +115,7 @@ async fn a_master_without_its_volume_comes_back_as_the_replica_of_its_heir() {
     ground.start(1);
     let (steps, last) = ground.drive().await;
     settled(&last);
-    assert_eq!(kinds(&steps), ["Meet", "Replicate", "Forget"].into(), "{steps:?}");
+    assert_eq!(kinds(&steps), ["Meet", "Replicate", "Open", "Forget"].into(), "{steps:?}");
     assert_eq!(ground.missing(60).await, <[String; 0]>::default());
     assert!(ground.members().await.values().all(|m| m.others.len() == 5), "nobody remembers the lost ones");
 
@@ -110,7 +124,7 @@ async fn a_master_without_its_volume_comes_back_as_the_replica_of_its_heir() {
     ground.start(5);
     let (steps, last) = ground.drive().await;
     settled(&last);
-    assert_eq!(kinds(&steps), ["Meet", "Replicate", "Forget"].into(), "{steps:?}");
+    assert_eq!(kinds(&steps), ["Meet", "Replicate", "Open", "Forget"].into(), "{steps:?}");
     assert_eq!(ground.missing(60).await, <[String; 0]>::default());
 }
 
@@ -206,7 +220,7 @@ async fn a_shard_that_lost_both_volumes_is_told_until_its_owner_gives_up_the_key
     ground.cluster().perform(&Step::AddSlots { pod: 1, slots: RANGES[1].clone() }).await.unwrap();
     let (steps, last) = ground.drive().await;
     settled(&last);
-    assert_eq!(kinds(&steps), ["Replicate", "Forget"].into(), "{steps:?}");
+    assert_eq!(kinds(&steps), ["Replicate", "Open", "Forget"].into(), "{steps:?}");
     let missing = ground.missing(60).await.len();
     assert!(missing > 0 && missing < 60, "{missing} of 60 were in the lost slots");
     ground.put("key-0").await;
@@ -229,4 +243,22 @@ async fn most_masters_without_their_volumes_are_told_until_their_owner_lets_a_re
     ground.until("redis-3 takes over", |pods| member(&pods[3]).is_some_and(super::seen::Member::owns)).await;
     settled(&ground.drive().await.1);
     assert_eq!(ground.missing(60).await, <[String; 0]>::default());
+}
+
+#[tokio::test]
+async fn one_alone_is_ready_when_it_has_its_data_and_keeps_it() {
+    let mut ground = Ground::new(RedisMode::Standalone);
+    let ready = |ground: &Ground, password: &str| {
+        [build::ALIVE, build::READY].map(|script| ground.probe(0, script, password))
+    };
+    ground.patiently("it is ready", async |ground| ready(ground, "operator-password") == [true, true]).await;
+    assert_eq!(ready(&ground, "wrong"), [false, false]);
+    ground.service(0).await.unwrap().tell(&["SET", "a", "1"]).await.unwrap();
+    assert!(ground.operator(0).await.version().await.unwrap().starts_with("7."));
+    ground.stop(0);
+    assert_eq!(ready(&ground, "operator-password"), [false, false]);
+    ground.start(0);
+    ground.patiently("it is back", async |ground| ready(ground, "operator-password") == [true, true]).await;
+    let kept: String = ground.service(0).await.unwrap().ask(&["GET", "a"]).await.unwrap();
+    assert_eq!(kept, "1");
 }

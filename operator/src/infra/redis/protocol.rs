@@ -7,7 +7,7 @@ use futures::future::join_all;
 use super::client::{Client, ClientError};
 use super::form::Step;
 use super::seen::{Answer, Pod};
-use super::users::OPERATOR;
+use super::users::{OPERATOR, REPLICA};
 use super::validate::PORT;
 use crate::error::chain;
 
@@ -67,6 +67,7 @@ impl Cluster<'_> {
                 let (first, last) = (slots.start().to_string(), slots.end().to_string());
                 self.tell(*pod, &["CLUSTER", "ADDSLOTSRANGE", &first, &last]).await?;
             }
+            Step::Open { pod } => self.tell(*pod, &["ACL", "SETUSER", REPLICA, "on"]).await?,
             Step::TakeOver { pod } => {
                 self.tell(*pod, &["CLUSTER", "FAILOVER", "FORCE"]).await?;
                 return Ok(false);

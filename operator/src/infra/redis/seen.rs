@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+use super::users::REPLICA;
+
 /// A range of hash slots.
 pub type Slots = RangeInclusive<u16>;
 
@@ -36,6 +38,8 @@ pub struct Member {
     /// Its `cluster_state`.
     pub ok: bool,
     pub keys: u64,
+    /// Replicas may copy from it.
+    pub open: bool,
     /// A replica's link to its master works.
     pub link_up: bool,
     /// How much of the stream of writes it has.
@@ -61,8 +65,8 @@ pub struct Node {
 }
 
 impl Member {
-    /// Reads what the four questions of [`super::client`] were answered with.
-    pub fn read(nodes: &str, cluster: &str, keys: u64, info: &str) -> Option<Self> {
+    /// Reads what the questions of [`super::client`] were answered with.
+    pub fn read(nodes: &str, cluster: &str, keys: u64, info: &str, users: &[String]) -> Option<Self> {
         let lines: Vec<_> =
             nodes.lines().filter(|line| !line.is_empty()).map(Node::read).collect::<Option<_>>()?;
         let (mine, others): (Vec<_>, Vec<_>) = lines.into_iter().partition(|(myself, _)| *myself);
@@ -75,6 +79,7 @@ impl Member {
             others: others.into_iter().map(|(_, node)| node).collect(),
             ok: *cluster.get("cluster_state")? == "ok",
             keys,
+            open: users.iter().any(|user| user.starts_with(&format!("user {REPLICA} on "))),
             link_up: info.get("master_link_status") == Some(&"up"),
             offset: offset.parse().ok()?,
             version: (*info.get("redis_version")?).to_owned(),
@@ -173,8 +178,11 @@ dead :0@0 slave,noaddr - 0 0 7 disconnected
     #[test]
     fn a_member_is_read() {
         let info = "redis_version:7.0.15\r\nrole:master\r\nmaster_repl_offset:42\r\n";
-        let member = Member::read(NODES, "cluster_state:ok\r\n", 5, info).unwrap();
+        let member =
+            Member::read(NODES, "cluster_state:ok\r\n", 5, info, &["user soma-replica on +ping".into()]);
+        let member = member.unwrap();
         assert_eq!((member.me.id.as_str(), &member.me.slots[..]), ("e7d1", &[0..=5460][..]));
+        assert!(member.open);
         assert_eq!((member.ok, member.keys, member.offset, member.version.as_str()), (true, 5, 42, "7.0.15"));
         let replica = member.knows("07c3").unwrap();
         assert_eq!((replica.master.as_deref(), replica.address), (Some("e7d1"), "10.0.0.4".parse().ok()));
@@ -184,6 +192,6 @@ dead :0@0 slave,noaddr - 0 0 7 disconnected
         let dead = member.knows("dead").unwrap();
         assert_eq!((dead.master.as_deref(), dead.address), (Some("-"), None), "of a master nobody told of");
         assert!(member.knows("5ca1").unwrap().handshake);
-        assert_eq!(Member::read("", "cluster_state:ok", 0, info), None, "no line of its own");
+        assert_eq!(Member::read("", "cluster_state:ok", 0, info, &[]), None, "no line of its own");
     }
 }

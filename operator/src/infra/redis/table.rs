@@ -32,7 +32,16 @@ fn node(n: u16) -> Node {
 fn answers(me: Node, others: Vec<Node>) -> Answer {
     let link_up = me.master.is_some();
     let version = "7.0.15".into();
-    Answer::Member(Box::new(Member { me, others, ok: true, keys: 10, link_up, offset: 100, version }))
+    Answer::Member(Box::new(Member {
+        me,
+        others,
+        ok: true,
+        keys: 10,
+        open: true,
+        link_up,
+        offset: 100,
+        version,
+    }))
 }
 
 /// A formed cluster in which all is well.
@@ -62,6 +71,7 @@ fn wipe(pods: &mut [Pod], n: u16) {
     let me = Node { id: format!("new-{n}"), master: None, slots: Vec::new(), epoch: 0, ..node(n) };
     pods[usize::from(n)].answer = answers(me, Vec::new());
     member(pods, n).keys = 0;
+    member(pods, n).open = false;
 }
 
 /// Everybody hears of what everybody says about itself; what is gone stays known as it was.
@@ -130,10 +140,16 @@ fn a_cluster_is_formed_step_by_step() {
         member(&mut pods, pod).me.slots.push(slots);
         hear(&mut pods);
     }
+    let opens = |pods: &mut Vec<Pod>, pod| {
+        assert_eq!(next(Stage::Forming, pods), Step::Open { pod });
+        member(pods, pod).open = true;
+    };
+    (0..3).for_each(|pod| opens(&mut pods, pod));
     for pod in 3..6 {
         let master = format!("new-{}", pod - 3);
         assert_eq!(next(Stage::Forming, &pods), Step::Replicate { pod, master: master.clone() });
         member(&mut pods, pod).me.master = Some(master);
+        opens(&mut pods, pod);
         member(&mut pods, pod).link_up = false;
         member(&mut pods, pod).link_up = true;
         hear(&mut pods);
@@ -149,7 +165,10 @@ fn a_cluster_is_formed_step_by_step() {
 fn replicas_are_on_another_machine_than_their_master_where_there_is_one() {
     let mut pods = fresh();
     (0..6).for_each(|n| member(&mut pods, n).me.epoch = 1);
-    (0..3).for_each(|n| member(&mut pods, n).me.slots = vec![RANGES[usize::from(n)].clone()]);
+    for n in 0..3 {
+        member(&mut pods, n).me.slots = vec![RANGES[usize::from(n)].clone()];
+        member(&mut pods, n).open = true;
+    }
     gossip(&mut pods);
     (0..6).for_each(|n| member(&mut pods, n).others.retain(|node| node.id.starts_with("new")));
     // The nearest choice for redis-3 would leave redis-5 with the master on its own machine.
@@ -215,6 +234,8 @@ fn a_replica_without_its_volume_follows_the_master_that_lacks_one() {
     member(&mut pods, 4).me.master = Some(id(1));
     member(&mut pods, 4).link_up = true;
     gossip(&mut pods);
+    assert_eq!(next(Stage::Formed, &pods), Step::Open { pod: 4 });
+    member(&mut pods, 4).open = true;
     for at in [0, 1, 2, 3, 4, 5] {
         assert_eq!(next(Stage::Formed, &pods), Step::Forget { at, id: id(4) });
         member(&mut pods, at).others.retain(|node| node.id != id(4));
@@ -236,6 +257,7 @@ fn a_lost_master_is_replaced_by_its_replica_and_follows_it() {
     assert_eq!(next(Stage::Formed, &pods), Step::Replicate { pod: 0, master: id(3) });
     member(&mut pods, 0).me.master = Some(id(3));
     member(&mut pods, 0).link_up = true;
+    member(&mut pods, 0).open = true;
     gossip(&mut pods);
     waits(&next(Stage::Formed, &pods), "hear that every slot");
     (0..6).for_each(|n| {

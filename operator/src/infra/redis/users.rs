@@ -9,10 +9,12 @@ use crate::error::Error;
 use crate::infra::{Site, secret};
 use crate::names::object;
 
-/// User of the operator, of the members among themselves, and of the probes; the key of its password.
+/// User of the operator and of the probes; the key of its password.
 pub const OPERATOR: &str = "soma-operator";
 /// User of the services; the key of its password.
 pub const SERVICES: &str = "soma";
+/// User of a replica at its master; it has the operator's password. Off where nothing may be copied from.
+pub const REPLICA: &str = "soma-replica";
 const MODE: &str = "mode";
 const STAGE: &str = "stage";
 const FORMING: &str = "forming";

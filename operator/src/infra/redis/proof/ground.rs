@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use soma_crds::RedisMode;
 use soma_testenv::{Launch, RunDir, Supervised};
 
 use crate::infra::redis::build;
 use crate::infra::redis::client::{Client, ClientError};
-use crate::infra::redis::form::{self, MEMBERS, Step};
+use crate::infra::redis::form::{self, Step};
 use crate::infra::redis::protocol::{Cluster, Place};
 use crate::infra::redis::seen::{Answer, Member, Pod};
 use crate::infra::redis::users::{OPERATOR, SERVICES, Stage};
@@ -25,11 +26,12 @@ const POLL: Duration = Duration::from_millis(20);
 /// Grounds of this process: each has addresses of its own.
 static GROUNDS: AtomicU8 = AtomicU8::new(0);
 
-/// Six pods, and what the operator would keep about them in a Secret.
+/// The pods, and what the operator would keep about them in a Secret.
 pub struct Ground {
     pub stage: Stage,
     /// Performs every step twice, as an operator does that ended after the first.
     pub twice: bool,
+    mode: RedisMode,
     settings: String,
     /// Addresses that were used.
     used: u8,
@@ -39,27 +41,28 @@ pub struct Ground {
 }
 
 impl Ground {
-    /// Six empty members that know nobody.
-    pub fn new() -> Self {
-        let infra = fixture::infra(json!({"redis": {"managed": {"mode": "cluster"}}}));
+    /// Empty members that know nobody.
+    pub fn new(mode: RedisMode) -> Self {
+        let infra = fixture::infra(json!({"redis": {"managed": {"mode": mode}}}));
         let validated = validate(&Site::new(&infra), &Observed::default()).unwrap();
         let Redis::Managed(managed) = validated else { panic!() };
         let mut ground = Self {
             stage: Stage::Forming,
             twice: false,
+            mode,
             settings: build::settings(&managed),
             used: 0,
             number: GROUNDS.fetch_add(1, Ordering::Relaxed),
-            pods: (0..MEMBERS).map(|_| (Ipv4Addr::LOCALHOST.into(), None)).collect(),
+            pods: (0..managed.replicas()).map(|_| (Ipv4Addr::LOCALHOST.into(), None)).collect(),
             dir: RunDir::new("redis").unwrap(),
         };
-        (0..MEMBERS).for_each(|n| ground.start(n));
+        (0..managed.replicas()).for_each(|n| ground.start(n));
         ground
     }
 
     /// Six members that are a cluster.
     pub async fn formed() -> Self {
-        let mut ground = Self::new();
+        let mut ground = Self::new(RedisMode::Cluster);
         let (_, last) = ground.drive().await;
         settled(&last);
         ground
@@ -88,18 +91,20 @@ impl Ground {
             fs::create_dir_all(folder).unwrap();
         }
         let config = run.join("given.conf");
-        fs::write(&config, format!("{}bind {address}\ncluster-node-timeout 1500\n", self.settings)).unwrap();
-        let process = Launch::new("redis", "/bin/sh", self.dir.path().join(format!("{n}.log")))
+        let faster = if self.mode == RedisMode::Cluster { "cluster-node-timeout 1500\n" } else { "" };
+        fs::write(&config, format!("{}bind {address}\n{faster}", self.settings)).unwrap();
+        let mut launch = Launch::new("redis", "/bin/sh", self.dir.path().join(format!("{n}.log")))
             .args(["-c", build::START])
             .env("POD_IP", address.to_string())
-            .env("ANNOUNCE", format!("redis-{n}.test"))
             .env("CONFIG", config)
             .env("DATA", data)
             .env("RUN", run)
             .env("REDISCLI_AUTH", "operator-password")
-            .env("SOMA_PASSWORD", "soma-password")
-            .start()
-            .unwrap();
+            .env("SOMA_PASSWORD", "soma-password");
+        if self.mode == RedisMode::Cluster {
+            launch = launch.env("ANNOUNCE", format!("redis-{n}.test"));
+        }
+        let process = launch.start().unwrap();
         self.pods[usize::from(n)] = (address, Some(process));
     }
 
@@ -176,6 +181,15 @@ impl Ground {
         }
     }
 
+    /// Waits until something is so.
+    pub async fn patiently(&self, what: &str, so: impl AsyncFn(&Self) -> bool) {
+        let began = Instant::now();
+        while !so(self).await {
+            assert!(began.elapsed() < PATIENCE, "{what}");
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     /// The members that answer, by ordinal.
     pub async fn members(&self) -> BTreeMap<u16, Member> {
         let pods = self.cluster().look().await;
@@ -190,6 +204,13 @@ impl Ground {
     /// A member's connection as the operator has it.
     pub async fn operator(&self, n: u16) -> Client {
         Client::login(self.address(n), Some(OPERATOR), Some("operator-password")).await.unwrap()
+    }
+
+    /// Whether a probe succeeds in a pod.
+    pub fn probe(&self, n: u16, script: &str, password: &str) -> bool {
+        let script = script.replace("redis-cli", &format!("redis-cli -h {}", self.address(n).0));
+        let mut shell = std::process::Command::new("/bin/sh");
+        shell.args(["-c", &script]).env("REDISCLI_AUTH", password).status().unwrap().success()
     }
 
     /// Where a member is.
@@ -228,16 +249,12 @@ impl Ground {
         }
         // What was written is in the files: a process that is killed loses what it holds back.
         for n in self.members().await.into_keys() {
-            let began = Instant::now();
-            let written = async || {
+            self.patiently("it is written", async |ground| {
                 let info: String =
-                    self.service(n).await.unwrap().ask(&["INFO", "persistence"]).await.unwrap();
+                    ground.service(n).await.unwrap().ask(&["INFO", "persistence"]).await.unwrap();
                 info.contains("aof_buffer_length:0\r")
-            };
-            while !written().await {
-                assert!(began.elapsed() < PATIENCE);
-                tokio::time::sleep(POLL).await;
-            }
+            })
+            .await;
         }
     }
 
