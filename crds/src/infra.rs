@@ -1,6 +1,7 @@
 //! SomaInfra: the infrastructure the services of an environment share.
 
 use k8s_openapi::api::core::v1::ResourceRequirements;
+use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -61,6 +62,12 @@ pub struct SomaInfraSpec {
     )]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub alias_namespaces: Vec<String>,
+    /// Further pods or addresses that may connect to the components, written as in a NetworkPolicy. The operator and the pods
+    /// of the SomaStacks that refer to this object always may, everybody else may not, where the network enforces policies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = Rule::new("self.all(peer, has(peer.podSelector) || has(peer.namespaceSelector) || has(peer.ipBlock))").message("an entry of allowFrom needs podSelector, namespaceSelector or ipBlock; any pod of the cluster is `namespaceSelector: {}`"))]
+    pub allow_from: Vec<NetworkPolicyPeer>,
     /// What a deletion does with volumes and passwords: `Retain` keeps them. Deletion waits while a SomaStack refers to this object.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::{Resource, ResourceExt};
 use serde::Serialize;
@@ -37,6 +38,10 @@ impl Plan {
 
     pub fn budget(&mut self, budget: &PodDisruptionBudget) {
         self.add(budget);
+    }
+
+    pub fn policy(&mut self, policy: &NetworkPolicy) {
+        self.add(policy);
     }
 
     pub fn stateful_set(&mut self, set: &StatefulSet) {
@@ -81,11 +86,11 @@ pub fn findings(plan: &Plan) -> Vec<String> {
                     service_ports(object, pod, &mut say);
                 }
             }
-            "PodDisruptionBudget"
-                if !templates.is_empty()
-                    && select(&templates, &object["spec"]["selector"]["matchLabels"]).is_empty() =>
-            {
-                say("selects no pod of the plan".into());
+            kind @ ("PodDisruptionBudget" | "NetworkPolicy") if !templates.is_empty() => {
+                let field = if kind == "NetworkPolicy" { "podSelector" } else { "selector" };
+                if select(&templates, &object["spec"][field]["matchLabels"]).is_empty() {
+                    say("selects no pod of the plan".into());
+                }
             }
             _ => {}
         }

@@ -35,6 +35,8 @@ impl Addresses {
 /// Shared by all reconcilers.
 pub struct Context {
     pub client: Client,
+    /// Namespace the operator runs in.
+    pub namespace: String,
     pub http: reqwest::Client,
     pub events: Publisher,
     pub metrics: Metrics,

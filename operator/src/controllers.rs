@@ -7,6 +7,7 @@ use std::sync::Arc;
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod, Secret, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::controller::{self, Config, Controller};
@@ -93,6 +94,7 @@ fn infra(ctx: &Context) -> Controller<Watched<SomaInfra>> {
     let controller = children::<_, Pod>(controller, ctx);
     let controller = children::<_, Service>(controller, ctx);
     let controller = children::<_, PodDisruptionBudget>(controller, ctx);
+    let controller = children::<_, NetworkPolicy>(controller, ctx);
     let controller = children::<_, Secret>(controller, ctx);
     controller
         // Secrets people make, for an external component or restored from a backup, carry no label of ours.
@@ -131,7 +133,7 @@ fn infra(ctx: &Context) -> Controller<Watched<SomaInfra>> {
                 infra.namespace() == other.namespace() && infra.name_any() != other.name_any()
             })
         })
-        // A deletion waits for the stacks that use it.
+        // A deletion waits for the stacks that use it, and components let their pods in.
         .watches(Api::<Watched<SomaStack>>::all(ctx.client.clone()), watcher::Config::default(), |stack| {
             stack.0.ok().map(|stack| {
                 let (namespace, name) = infra_of(&stack);

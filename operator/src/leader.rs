@@ -12,7 +12,7 @@ use crate::metrics::Metrics;
 /// Where the lease is and how long it lasts.
 #[derive(clap::Args, Clone, Debug)]
 pub struct LeaseArgs {
-    /// Namespace of the lease.
+    /// Namespace of the lease, which is the operator's own.
     #[arg(long, env = "POD_NAMESPACE", default_value = "soma-system")]
     pub lease_namespace: String,
     /// Name of the lease.

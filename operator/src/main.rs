@@ -107,6 +107,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         backoff: Backoff::default(),
         followers: Followers::new(triggers),
         client: client.clone(),
+        namespace: args.lease.lease_namespace,
     });
     // Before the lease: a standby is ready too, so that a rolling update of it can end.
     tokio::select! {

@@ -73,6 +73,13 @@ const CLUSTER: &[Rule] = &[
         reason: "Bounds how many pods a node drain may take; deleted when one pod is left.",
     },
     Rule {
+        groups: &["networking.k8s.io"],
+        resources: &["networkpolicies"],
+        verbs: OWN,
+        names: &[],
+        reason: "Keeps strangers out of the components; deleted with the component.",
+    },
+    Rule {
         groups: &[""],
         resources: &["pods"],
         verbs: &["get", "list", "watch", "delete"],

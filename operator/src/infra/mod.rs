@@ -7,6 +7,7 @@ mod dereference;
 mod etcd;
 mod footprint;
 mod kafka;
+mod network;
 mod postgres;
 mod redis;
 mod roll;
@@ -23,6 +24,7 @@ use serde_json::{Value, json};
 use soma_crds::{DeletionPolicy, SomaInfra};
 
 pub use dereference::elder_among;
+use network::Guests;
 pub use postgres::parse_sslmode;
 pub use set::CLAIM_PREFIX;
 
@@ -37,12 +39,14 @@ use crate::reconcile::{Kind, Outcome, Release};
 pub struct Site<'a> {
     pub infra: &'a SomaInfra,
     pub owner: Owner,
+    pub guests: Guests,
 }
 
 impl<'a> Site<'a> {
     pub fn new(infra: &'a SomaInfra) -> Self {
         let (namespace, name) = (infra.namespace().unwrap_or_default(), infra.name_any());
-        Self { infra, owner: Owner { kind: SomaInfra::KIND, name, namespace } }
+        let owner = Owner { kind: SomaInfra::KIND, name, namespace };
+        Self { infra, owner, guests: Guests::default() }
     }
 
     /// Metadata of an object that goes when the SomaInfra goes.
@@ -67,10 +71,11 @@ impl Kind for SomaInfra {
 
     async fn drive(ctx: &Context, infra: &SomaInfra) -> Result<Outcome, Error> {
         let writer = ctx.writer(Self::MANAGER);
-        let site = Site::new(infra);
+        let mut site = Site::new(infra);
         if let Some(elder) = dereference::elder(ctx, infra).await? {
             return status::taken(&writer, &site, elder).await;
         }
+        site.guests = dereference::guests(ctx, infra).await?;
         let observed = alias::observe(ctx, infra).await?;
         let mut reports = vec![Box::pin(postgres::drive(ctx, &writer, &site)).await];
         reports.extend(Box::pin(vault::drive(ctx, &writer, &site)).await);
@@ -87,6 +92,7 @@ impl Kind for SomaInfra {
         let writer = ctx.writer(Self::MANAGER);
         let users = dereference::users(ctx, infra).await?;
         if !users.is_empty() {
+            let users: Vec<_> = users.iter().map(ToString::to_string).collect();
             return status::in_use(&writer, infra, &users).await.map(Release::Held);
         }
         alias::remove(ctx, &writer, infra).await?;

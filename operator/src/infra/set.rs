@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams};
@@ -14,6 +15,7 @@ use super::Site;
 use super::blocked::Blocked;
 use super::component::State;
 use super::footprint;
+use super::network;
 use super::roll::{self, PodView, Roll, Step};
 use crate::apply::{Batch, Writer};
 use crate::check::Plan;
@@ -93,6 +95,7 @@ pub struct Objects {
     pub headless: Service,
     pub service: Service,
     pub budget: PodDisruptionBudget,
+    pub policy: NetworkPolicy,
     pub set: StatefulSet,
 }
 
@@ -221,6 +224,7 @@ pub fn objects(site: &Site<'_>, shape: &Shape<'_>, config: Option<ConfigMap>) ->
             "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": meta(component),
             "spec": {"maxUnavailable": 1, "unhealthyPodEvictionPolicy": "AlwaysAllow", "selector": {"matchLabels": selector}},
         }))?,
+        policy: network::policy(site, component, ports)?,
         set: typed(&json!({
             "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": meta(component),
             "spec": {
@@ -253,13 +257,14 @@ fn claim(volume: &Volume) -> Value {
 impl Objects {
     /// Adds them to a plan, for its lints.
     pub fn plan(&self, plan: &mut Plan) {
-        let Self { config, headless, service, budget, set } = self;
+        let Self { config, headless, service, budget, policy, set } = self;
         if let Some(config) = config {
             plan.config_map(config);
         }
         plan.service(headless);
         plan.service(service);
         plan.budget(budget);
+        plan.policy(policy);
         plan.stateful_set(set);
     }
 }
@@ -271,7 +276,7 @@ pub async fn apply(
     objects: Objects,
     applied: &mut Applied,
 ) -> Option<StatefulSet> {
-    let Objects { config, headless, service, budget, set } = objects;
+    let Objects { config, headless, service, budget, policy, set } = objects;
     applied.footprint = Some(footprint::of(live, &set));
     let mut batch = Batch::default();
     if let Some(config) = &config {
@@ -280,6 +285,7 @@ pub async fn apply(
     batch.apply(writer, &headless).await;
     batch.apply(writer, &service).await;
     batch.apply(writer, &budget).await;
+    batch.apply(writer, &policy).await;
     let grows = grow(writer, live, &set, &mut batch, applied).await;
     let now = if grows { None } else { batch.apply(writer, &set).await };
     for stray in live.configs.iter().filter(|map| is_stray(map, config.as_ref(), live)) {
@@ -429,6 +435,7 @@ pub async fn retire(
     let namespace = &site.owner.namespace;
     ctx.remove::<StatefulSet>(writer, namespace, component, DeleteParams::foreground()).await?;
     ctx.remove::<PodDisruptionBudget>(writer, namespace, component, DeleteParams::default()).await?;
+    ctx.remove::<NetworkPolicy>(writer, namespace, component, DeleteParams::default()).await?;
     for service in [component, &headless_name(component)] {
         ctx.remove::<Service>(writer, namespace, service, DeleteParams::default()).await?;
     }

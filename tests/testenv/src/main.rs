@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 use soma_testenv::{
     cache::Cache,
-    cluster::{self, Place, kind, node, volumes},
+    cluster::{self, Place, kind, node, policy, volumes},
     doctor, gobuild,
     images::{self, Image},
     java, maven, model, packages, programs,
@@ -70,6 +70,14 @@ enum Command {
     /// Run the programs of a node inside its namespaces (started by `node`).
     #[command(hide = true)]
     NodeInit { dir: PathBuf, node: u8 },
+    /// Enforce network policies on a node (started by it).
+    #[command(hide = true)]
+    Policy {
+        #[arg(long)]
+        kubeconfig: PathBuf,
+        #[arg(long)]
+        prefix: String,
+    },
     /// Serve volumes to the cluster (started by the first node).
     #[command(hide = true)]
     Volumes {
@@ -143,6 +151,9 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Doctor => return Ok(examine()),
         Command::Node { dir, node } => node::hold(&dir, node)?,
         Command::NodeInit { dir, node } => node::init(&dir, node)?,
+        Command::Policy { kubeconfig, prefix } => {
+            tokio::runtime::Runtime::new()?.block_on(policy::enforce(&kubeconfig, &prefix))?;
+        }
         Command::Volumes { kubeconfig, folder } => {
             tokio::runtime::Runtime::new()?.block_on(volumes::serve(&kubeconfig, &folder))?;
         }

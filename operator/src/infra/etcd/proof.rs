@@ -134,7 +134,6 @@ async fn a_lost_majority_is_left_alone_until_its_owner_begins_anew_with_the_rest
     assert_eq!(steps, []);
     assert_eq!(stuck(&last), "QuorumLost");
     ground.force_new_cluster(0).await;
-    ground.start();
     let (steps, last) = ground.drive(3).await;
     settled(&last);
     assert_eq!(steps.len(), 4, "{steps:?}");

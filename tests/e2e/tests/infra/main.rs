@@ -4,6 +4,7 @@
 mod etcd;
 mod kafka;
 mod redis;
+mod strangers;
 mod vault;
 
 use std::sync::Arc;
@@ -32,6 +33,7 @@ async fn every_component_lives_and_keeps_what_was_acknowledged() -> Result<()> {
     lives.spawn(vault::life(Arc::clone(&node)));
     lives.spawn(etcd::life(Arc::clone(&node)));
     lives.spawn(redis::life(Arc::clone(&node)));
+    lives.spawn(strangers::life(Arc::clone(&node)));
     lives.spawn(kafka::life(Arc::clone(&node)));
     while let Some(ended) = lives.join_next().await {
         ended??;

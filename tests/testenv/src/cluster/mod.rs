@@ -9,6 +9,7 @@ pub mod kind;
 mod load;
 mod network;
 pub mod node;
+pub mod policy;
 mod programs;
 mod spec;
 pub mod volumes;

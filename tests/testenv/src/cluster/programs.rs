@@ -44,7 +44,7 @@ pub fn of_node(spec: &Spec, node: u8) -> Vec<Program> {
     if node == 0 {
         all.extend([etcd(), apiserver(spec), controller_manager(spec), scheduler(), volumes()]);
     }
-    all.extend([kubelet(spec, node), proxy(spec, node)]);
+    all.extend([kubelet(spec, node), proxy(spec, node), policy(spec, node)]);
     all
 }
 
@@ -163,6 +163,12 @@ fn proxy(spec: &Spec, node: u8) -> Program {
     )
 }
 
+fn policy(spec: &Spec, node: u8) -> Program {
+    let kubeconfig = format!("--kubeconfig={}", pki("volumes.kubeconfig"));
+    let args = ["policy".to_owned(), kubeconfig, format!("--prefix={}", spec.node_prefix(node))];
+    Program::new("policy", &format!("{CLUSTER_DIR}/bin/testenv"), args)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,6 +178,6 @@ mod tests {
         let spec = Spec::new(Path::new("/a"), 0, 2);
         let names = |node| of_node(&spec, node).iter().map(|program| program.name).collect::<Vec<_>>();
         assert!(names(0).contains(&"kube-apiserver") && names(0).contains(&"volumes"));
-        assert_eq!(names(1), ["containerd", "kubelet", "kube-proxy"]);
+        assert_eq!(names(1), ["containerd", "kubelet", "kube-proxy", "policy"]);
     }
 }

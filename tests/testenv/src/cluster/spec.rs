@@ -92,7 +92,12 @@ impl Spec {
 
     /// The address range of a node's pods.
     pub fn node_pods(&self, node: u8) -> String {
-        format!("10.{}.{node}.0/24", 210 + self.slot)
+        format!("{}0/24", self.node_prefix(node))
+    }
+
+    /// What the addresses of a node's pods begin with.
+    pub fn node_prefix(&self, node: u8) -> String {
+        format!("10.{}.{node}.", 210 + self.slot)
     }
 
     /// The address range of all pods.

@@ -144,16 +144,23 @@ impl Ground {
     pub async fn force_new_cluster(&mut self, n: u16) {
         self.stop(n);
         self.pods[usize::from(n)].process = Some(self.launch(n, &["--force-new-cluster"]));
+        self.until_alone().await;
+        self.stop(n);
+        // It starts from what it has kept, and applies again what it had not.
+        self.start();
+        self.until_alone().await;
+    }
+
+    async fn until_alone(&mut self) {
         let began = Instant::now();
         loop {
             let (seen, _) = self.look().await;
             if seen.list.len() == 1 && seen.serves() {
-                break;
+                return;
             }
             assert!(began.elapsed() < PATIENCE, "{seen:?}");
             tokio::time::sleep(POLL).await;
         }
-        self.stop(n);
     }
 
     pub fn cluster(&mut self) -> Cluster<'_> {
