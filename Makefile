@@ -30,7 +30,7 @@ down: build ## Stop the local cluster and leave nothing behind
 test: ## Unit, contract, control-plane, runtime and one end-to-end test, with real servers
 	@bash tests/run.sh
 
-e2e: ## The end-to-end tests on a cluster of their own
+e2e: ## The end-to-end tests on a cluster of their own, and the faults of machines on three nodes
 	@bash tests/run.sh e2e
 
 bench: ## Measure speed and memory; see docs/benchmarks.md

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # `make test`: every tier in order, real servers included; ends with what ran, and what did not by name.
-# `tests/run.sh e2e` runs only the end-to-end tier.
+# `tests/run.sh e2e` runs the end-to-end tier and, on three nodes, the faults of machines.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 bash tests/testenv/prepare.sh || exit 1
@@ -52,13 +52,14 @@ tier() { # pattern of package folders: runs their test programs, each from its o
 summary() {
   echo
   for name in ${broken[@]+"${broken[@]}"}; do echo "failed: $name"; done
+  [ "${1:-}" = e2e ] || echo "not run, because it takes long: tests/faults (make e2e)"
   for name in ${ignored[@]+"${ignored[@]}"}; do echo "not run: $name"; done
   echo "$passed passed, $failed failed"
   [ "$failed" = 0 ]
 }
 
 step build build
-[ "$failed" = 0 ] || { summary; exit 1; }
+[ "$failed" = 0 ] || { summary "$@"; exit 1; }
 step fetch "$SOMA_BIN_DIR/testenv" fetch all
 if [ "${1:-}" != e2e ]; then
   step "unit and contract" tier 'crds|operator|proto|services/[a-z]+|tests/bench'
@@ -67,4 +68,5 @@ if [ "${1:-}" != e2e ]; then
   step runtime tier tests/runtime
 fi
 step end-to-end tier tests/e2e
-summary
+[ "${1:-}" = e2e ] && step faults tier tests/faults
+summary "$@"

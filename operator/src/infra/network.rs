@@ -24,32 +24,34 @@ pub struct Guests {
     pub stacks: BTreeSet<String>,
 }
 
-/// Lets in what a component serves: its own members on every port; the operator, the pods of the stacks that use it and
-/// whom the manifest names on `ports`. Everybody else is kept out, where the cluster's network enforces policies.
+/// Lets in whom a component serves: its own members and the operator, which also speaks what members speak, on every port;
+/// the pods of the stacks that use it and whom the manifest names on `ports`. Everybody else is kept out, where the
+/// cluster's network enforces policies.
 pub fn policy(site: &Site<'_>, component: &str, ports: &[(&str, u16)]) -> Result<NetworkPolicy, Error> {
     let selector = json!({"matchLabels": site.owner.selector(component)});
     let named = |names: Vec<&String>| json!({"matchExpressions": [{"key": NAMESPACE_NAME, "operator": "In", "values": names}]});
-    let mut from = vec![json!({"namespaceSelector": named(vec![&site.guests.operator])})];
+    let operator = json!({"namespaceSelector": named(vec![&site.guests.operator])});
+    let mut ingress = vec![json!({"from": [{"podSelector": selector}, operator]})];
+    let mut clients = Vec::new();
     if !site.guests.stacks.is_empty() {
-        from.push(json!({
+        clients.push(json!({
             "namespaceSelector": named(site.guests.stacks.iter().collect()),
             "podSelector": {"matchLabels": {label::MANAGED_BY: MANAGED_BY, label::OWNER_KIND: SomaStack::KIND}},
         }));
     }
     for peer in &site.infra.spec.allow_from {
-        from.push(
-            serde_json::to_value(peer)
-                .map_err(|source| Error::Serialise { what: "allowFrom".into(), source })?,
-        );
+        let peer = serde_json::to_value(peer);
+        clients.push(peer.map_err(|source| Error::Serialise { what: "allowFrom".into(), source })?);
     }
-    let ports: Vec<Value> = ports.iter().map(|(_, port)| json!({"protocol": "TCP", "port": port})).collect();
+    // A rule without a peer would let everybody in.
+    if !clients.is_empty() {
+        let ports: Vec<Value> =
+            ports.iter().map(|(_, port)| json!({"protocol": "TCP", "port": port})).collect();
+        ingress.push(json!({"from": clients, "ports": ports}));
+    }
     typed(&json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": site.metadata(component, component),
-        "spec": {
-            "podSelector": selector,
-            "policyTypes": ["Ingress"],
-            "ingress": [{"from": [{"podSelector": selector}]}, {"from": from, "ports": ports}],
-        },
+        "spec": {"podSelector": selector, "policyTypes": ["Ingress"], "ingress": ingress},
     }))
 }
 
@@ -67,27 +69,28 @@ mod tests {
     }
 
     #[test]
-    fn only_members_come_in_by_every_port() {
+    fn only_members_and_the_operator_come_in_by_every_port() {
         let spec = of(json!({}), &[]);
         let own = json!({"matchLabels": {"app.kubernetes.io/name": "redis", "app.kubernetes.io/instance": "shared"}});
         assert_eq!(spec["podSelector"], own);
-        assert_eq!(spec["ingress"][0], json!({"from": [{"podSelector": own}]}));
-        assert_eq!(spec["ingress"][1]["ports"], json!([{"protocol": "TCP", "port": 6379}]));
-        assert_eq!(spec["ingress"].as_array().unwrap().len(), 2);
+        let all = spec["ingress"].as_array().unwrap();
+        assert_eq!(all.len(), 1, "a rule without a peer lets everybody in: {all:?}");
+        assert_eq!(all[0]["from"][0], json!({"podSelector": own}));
+        assert_eq!(
+            all[0]["from"][1]["namespaceSelector"]["matchExpressions"][0]["values"],
+            json!(["soma-system"])
+        );
+        assert!(all[0]["ports"].is_null());
     }
 
     #[test]
-    fn the_operator_the_stacks_and_whom_the_manifest_names_come_in() {
+    fn the_stacks_and_whom_the_manifest_names_come_in_by_the_port_of_clients() {
         let friend = json!({"podSelector": {"matchLabels": {"app": "psql"}}});
-        let spec = of(json!({"allowFrom": [friend]}), &["b", "a"]);
-        let from = spec["ingress"][1]["from"].as_array().unwrap();
-        let names: Vec<_> = from
-            .iter()
-            .map(|peer| peer["namespaceSelector"]["matchExpressions"][0]["values"].clone())
-            .collect();
-        assert_eq!(names, [json!(["soma-system"]), json!(["a", "b"]), Value::Null]);
-        assert_eq!(from[1]["podSelector"]["matchLabels"]["somastack.dev/owner-kind"], "SomaStack");
-        assert_eq!(from[2], friend);
-        assert_eq!(of(json!({}), &[])["ingress"][1]["from"].as_array().unwrap().len(), 1);
+        let rule = &of(json!({"allowFrom": [friend]}), &["b", "a"])["ingress"][1];
+        assert_eq!(rule["ports"], json!([{"protocol": "TCP", "port": 6379}]));
+        let stacks = &rule["from"][0];
+        assert_eq!(stacks["namespaceSelector"]["matchExpressions"][0]["values"], json!(["a", "b"]));
+        assert_eq!(stacks["podSelector"]["matchLabels"]["somastack.dev/owner-kind"], "SomaStack");
+        assert_eq!(rule["from"][1], friend);
     }
 }

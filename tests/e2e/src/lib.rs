@@ -1,5 +1,6 @@
 //! What the end-to-end tests share: a cluster with Soma on it, and a client of its memory service.
 
+pub mod checkers;
 mod faults;
 
 use std::collections::BTreeMap;
@@ -19,7 +20,7 @@ pub use faults::Faults;
 /// How often a condition that has to come is looked at, and how many times.
 const LOOK: (Duration, u32) = (Duration::from_millis(500), 360);
 
-/// A cluster of one node with the operator on it; gone when dropped.
+/// A cluster with the operator on it; gone when dropped.
 pub struct Node {
     cluster: TestCluster,
     /// What the test survived.
@@ -29,17 +30,37 @@ pub struct Node {
 impl Node {
     /// Builds the images, these ones too, starts the cluster and installs the operator.
     pub fn start(more: Vec<Image>) -> Result<Self> {
-        let node = Self::bare(more)?;
+        Self::start_many(1, more)
+    }
+
+    /// As [`Self::start`], with this many machines.
+    pub fn start_many(machines: u8, more: Vec<Image>) -> Result<Self> {
+        let node = Self::bare(machines, more)?;
         install_operator(node.cluster.place())?;
         Ok(node)
     }
 
-    fn bare(more: Vec<Image>) -> Result<Self> {
+    fn bare(machines: u8, more: Vec<Image>) -> Result<Self> {
         let cache = Cache::open()?;
         let mut all = images::system(&cache)?;
         all.extend(images::services(&cache)?);
         all.extend(more);
-        Ok(Self { cluster: TestCluster::start(1, &all)?, faults: Faults::default() })
+        Ok(Self { cluster: TestCluster::start(machines, &all)?, faults: Faults::default() })
+    }
+
+    /// Stops a program of the control plane until it is resumed: connections stay open, and nobody answers.
+    pub fn pause(&self, program: &str) -> Result<()> {
+        Ok(self.cluster.pause(program)?)
+    }
+
+    /// Lets a program of the control plane go on.
+    pub fn resume(&self, program: &str) -> Result<()> {
+        Ok(self.cluster.resume(program)?)
+    }
+
+    /// A machine and everything on it is gone, without a warning.
+    pub fn lose_machine(&self, number: u8) -> Result<()> {
+        Ok(self.cluster.lose_machine(number)?)
     }
 
     /// Runs `kubectl` and returns what it prints.
@@ -157,7 +178,7 @@ impl Deref for Soma {
 impl Soma {
     /// Installs everything and waits until every object is ready.
     pub fn start() -> Result<Self> {
-        let node = Node::bare(Vec::new())?;
+        let node = Node::bare(1, Vec::new())?;
         let installed = install(node.cluster.place(), &mut Progress::default())?;
         Ok(Self { node, installed, http: client()? })
     }
@@ -198,6 +219,14 @@ impl Soma {
         }
         Err(last.context("never asked")?)
     }
+}
+
+/// Whom a SomaInfra has to let in for the tests: their pods, and this machine.
+pub fn clients() -> Vec<Value> {
+    vec![
+        json!({"podSelector": {"matchLabels": {"app": "client"}}}),
+        json!({"ipBlock": {"cidr": soma_testenv::cluster::MACHINES}}),
+    ]
 }
 
 /// An HTTP client that gives up after half a minute.

@@ -7,11 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use soma_e2e_tests::Node;
+use soma_e2e_tests::checkers::kafka::{Producer, TOPIC, client, ended};
 
 const NAMESPACE: &str = "soma-infra";
-const TOPIC: &str = "memory.events";
-/// Messages per second the producer sends.
-const RATE: &str = "20";
 
 fn patch(node: &Node, kafka: &Value) -> Result<()> {
     node.patch_infra(&json!({"kafka": {"managed": kafka}}))
@@ -23,90 +21,6 @@ fn command(node: &Node, name: &str, arguments: &[&str]) -> Result<String> {
     let admin =
         ["--bootstrap-server", "localhost:9091", "--command-config", "/etc/soma/kafka/admin.properties"];
     node.kubectl(&[&["-n", NAMESPACE, "exec", "kafka-0", "--", &script][..], &admin, arguments].concat())
-}
-
-/// Runs a shell script in a pod of Kafka's image, with the password of a service.
-fn client(node: &Node, name: &str, user: &str, script: &str) -> Result<()> {
-    let image = node.kubectl(&[
-        "-n",
-        NAMESPACE,
-        "get",
-        "pod",
-        "kafka-0",
-        "-o",
-        "jsonpath={.spec.containers[0].image}",
-    ])?;
-    let prepare = r#"cat > /tmp/user.properties <<END
-security.protocol=SASL_PLAINTEXT
-sasl.mechanism=SCRAM-SHA-512
-sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required username="$USERNAME" password="$PASSWORD";
-retries=2147483647
-delivery.timeout.ms=300000
-END
-"#;
-    let from = |key| json!({"secretKeyRef": {"name": format!("kafka-user-{user}"), "key": key}});
-    let pod = json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": {
-            "restartPolicy": "Never", "terminationGracePeriodSeconds": 30,
-            "automountServiceAccountToken": false, "enableServiceLinks": false,
-            "securityContext": {"runAsNonRoot": true, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
-            "containers": [{
-                "name": "client", "image": image, "command": ["/bin/sh", "-ec", format!("{prepare}{script}")],
-                "env": [
-                    {"name": "USERNAME", "valueFrom": from("username")},
-                    {"name": "PASSWORD", "valueFrom": from("password")},
-                    {"name": "KAFKA_HEAP_OPTS", "value": "-Xmx64m"},
-                    {"name": "LOG_DIR", "value": "/tmp"},
-                ],
-                "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
-            }],
-        },
-    });
-    node.apply(&pod)
-}
-
-fn phase(node: &Node, name: &str) -> Result<String> {
-    node.kubectl(&["-n", NAMESPACE, "get", "pod", name, "-o", "jsonpath={.status.phase}"])
-}
-
-/// Waits for a pod's end; its phase and what it said.
-async fn ended(node: &Node, name: &str) -> Result<(String, String)> {
-    node.until(&format!("{name} ends"), |node| {
-        Ok(["Succeeded", "Failed"].contains(&phase(node, name)?.as_str()))
-    })
-    .await?;
-    let said = node.kubectl(&["-n", NAMESPACE, "logs", name])?;
-    let phase = phase(node, name)?;
-    node.kubectl(&["-n", NAMESPACE, "delete", "pod", name, "--wait=false"])?;
-    Ok((phase, said))
-}
-
-/// What the producer was told.
-struct Sent {
-    acknowledged: BTreeSet<String>,
-    failed: usize,
-}
-
-fn sent(node: &Node) -> Result<Sent> {
-    let log = node.kubectl(&["-n", NAMESPACE, "logs", "producer"])?;
-    let mut sent = Sent { acknowledged: BTreeSet::new(), failed: 0 };
-    for line in log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
-        match line["name"].as_str() {
-            Some("producer_send_success") => {
-                sent.acknowledged.insert(line["value"].as_str().context("no value")?.to_owned());
-            }
-            Some("producer_send_error") => sent.failed += 1,
-            _ => {}
-        }
-    }
-    Ok(sent)
-}
-
-/// Waits until the producer is told of messages it sent from now on.
-async fn progress(node: &Node) -> Result<()> {
-    let before = sent(node)?.acknowledged.len();
-    node.until("the producer goes on", |node| Ok(sent(node)?.acknowledged.len() > before + 20)).await
 }
 
 /// Ids of the disks that vote.
@@ -126,12 +40,7 @@ pub async fn life(node: Arc<Node>) -> Result<()> {
     let node = &*node;
     node.settled("kafka", 1).await?;
     access(node).await?;
-    let run = format!(
-        "exec /opt/kafka/bin/kafka-run-class.sh org.apache.kafka.tools.VerifiableProducer --bootstrap-server kafka:9092 --topic {TOPIC} --throughput {RATE} --acks -1 --producer.config /tmp/user.properties"
-    );
-    client(node, "producer", "memory", &run)?;
-    node.until("the producer runs", |node| Ok(phase(node, "producer")? == "Running")).await?;
-    progress(node).await?;
+    let producer = Producer::start(node).await?;
 
     // Growing, with the operator killed in the middle: every member votes, and every partition is on all of them.
     patch(node, &json!({"replicas": 3}))?;
@@ -150,7 +59,7 @@ pub async fn life(node: Arc<Node>) -> Result<()> {
         "all three vote, every partition of the services is on all three",
     );
     settings(node).await?;
-    losses(node).await?;
+    losses(node, &producer).await?;
 
     // A change of the template replaces every pod, one at a time, while the producer goes on. A topic that cannot be kept
     // writable holds nobody back.
@@ -171,7 +80,7 @@ pub async fn life(node: Arc<Node>) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     node.settled("kafka", 3).await?;
-    progress(node).await?;
+    producer.progress().await?;
     node.faults.survived(
         "20: Kafka rolls beside a topic with one replica of which two shall be in sync",
         "every pod was replaced, never two at once",
@@ -190,13 +99,19 @@ pub async fn life(node: Arc<Node>) -> Result<()> {
         json!({"name": "kafka-cluster", "namespace": NAMESPACE, "labels": kept["metadata"]["labels"]});
     node.apply(&kept)?;
     node.settled("kafka", 3).await?;
-    progress(node).await?;
+    producer.progress().await?;
     ensure!(node.members("kafka")? == running, "a missing Secret restarted a pod");
     node.faults.survived(
         "8: Secret kafka-cluster is deleted and restored",
         "PasswordLost; messages went on, no pod was restarted",
     );
-    verify(node).await
+    let count = producer.verify().await?;
+    println!("{count} messages acknowledged, each of them there");
+    node.faults.survived(
+        "19, 20: a producer that waits for all replicas through all of this",
+        "no message that was acknowledged is lost, none failed after retries",
+    );
+    Ok(())
 }
 
 /// Each service may do what its table says, with the password its Secret says.
@@ -255,7 +170,7 @@ async fn settings(node: &Node) -> Result<()> {
 }
 
 /// The active controller, a disk with its pod, then all pods at once.
-async fn losses(node: &Node) -> Result<()> {
+async fn losses(node: &Node, producer: &Producer<'_>) -> Result<()> {
     let delete = |kind: &str, names: &[&str]| {
         node.kubectl(&[&["-n", NAMESPACE, "delete", kind, "--wait=false"][..], names].concat())
     };
@@ -263,7 +178,7 @@ async fn losses(node: &Node) -> Result<()> {
     let leader = active_controller(node)?;
     delete("pod", &[&leader])?;
     node.replaced("kafka", &[&leader], &before).await?;
-    progress(node).await?;
+    producer.progress().await?;
     node.faults.survived("20: the pod of Kafka's active controller is deleted", "another one took over");
 
     let (before, disks) = (node.members("kafka")?, voters(node)?);
@@ -272,7 +187,7 @@ async fn losses(node: &Node) -> Result<()> {
     node.replaced("kafka", &["kafka-1"], &before).await?;
     let now = voters(node)?;
     ensure!(now.len() == 3 && now.difference(&disks).count() == 1, "{disks:?} became {now:?}");
-    progress(node).await?;
+    producer.progress().await?;
     node.faults.survived(
         "19: a pod of Kafka and its volume are deleted",
         "the same node with a new disk: the vote of the old one was taken away, the new one votes",
@@ -282,33 +197,7 @@ async fn losses(node: &Node) -> Result<()> {
     let all = ["kafka-0", "kafka-1", "kafka-2"];
     delete("pod", &all)?;
     node.replaced("kafka", &all, &before).await?;
-    progress(node).await?;
+    producer.progress().await?;
     node.faults.survived("19: all pods of Kafka are deleted at once", "the quorum came back");
-    Ok(())
-}
-
-/// Everything that was acknowledged is there.
-async fn verify(node: &Node) -> Result<()> {
-    let sent = sent(node)?;
-    node.kubectl(&["-n", NAMESPACE, "delete", "pod", "producer", "--wait=false"])?;
-    ensure!(sent.failed == 0, "{} messages failed after retries", sent.failed);
-    let consume = format!(
-        "/opt/kafka/bin/kafka-console-consumer.sh --bootstrap-server kafka:9092 --consumer.config /tmp/user.properties --topic {TOPIC} --group memory.check --from-beginning --timeout-ms 20000 2>/dev/null"
-    );
-    client(node, "verify", "memory", &consume)?;
-    let (_, there) = ended(node, "verify").await?;
-    let there: BTreeSet<_> = there.lines().map(str::to_owned).collect();
-    let lost: Vec<_> = sent.acknowledged.difference(&there).collect();
-    ensure!(
-        lost.is_empty(),
-        "{} of {} acknowledged messages are lost: {lost:?}",
-        lost.len(),
-        sent.acknowledged.len()
-    );
-    println!("{} messages acknowledged, each of them there", sent.acknowledged.len());
-    node.faults.survived(
-        "19, 20: a producer that waits for all replicas through all of this",
-        "no message that was acknowledged is lost, none failed after retries",
-    );
     Ok(())
 }

@@ -10,7 +10,8 @@ mod vault;
 use std::sync::Arc;
 
 use anyhow::Result;
-use soma_e2e_tests::Node;
+use serde_json::json;
+use soma_e2e_tests::{Node, clients};
 use soma_testenv::cache::Cache;
 use soma_testenv::images;
 use tokio::task::JoinSet;
@@ -29,6 +30,7 @@ async fn every_component_lives_and_keeps_what_was_acknowledged() -> Result<()> {
     let node = Arc::new(tokio::task::spawn_blocking(start).await??);
     let example = soma_testenv::checkout().join("examples/infra-dev.yaml");
     node.kubectl(&["apply", "-f", &example.display().to_string()])?;
+    node.patch_infra(&json!({"allowFrom": clients()}))?;
     let mut lives = JoinSet::new();
     lives.spawn(vault::life(Arc::clone(&node)));
     lives.spawn(etcd::life(Arc::clone(&node)));

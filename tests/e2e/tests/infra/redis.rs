@@ -1,57 +1,17 @@
 //! Redis by itself, under a writer: lost with its pod, rolled, and without its Secret.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use soma_e2e_tests::Node;
+use soma_e2e_tests::checkers::redis::{self, Checker, service};
 
 const NAMESPACE: &str = "soma-infra";
 
-/// Writes that are counted when they are acknowledged.
-#[derive(Default)]
-struct Checker {
-    acknowledged: usize,
-}
-
-/// Runs a script in the pod; `redis-cli` in it is the operator's.
+/// Runs a script in the only pod; `redis-cli` in it is the operator's.
 fn exec(node: &Node, script: &str) -> Result<String> {
-    node.kubectl(&["-n", NAMESPACE, "exec", "redis-0", "--", "/bin/sh", "-ec", script])
-}
-
-/// Runs `redis-cli` as the services do.
-fn service(node: &Node, call: &str) -> Result<String> {
-    exec(node, &format!("REDISCLI_AUTH=$SOMA_PASSWORD redis-cli -e --user soma {call}"))
-}
-
-impl Checker {
-    /// Writes twenty keys, each until it is acknowledged, as a client with retries does.
-    async fn write(&mut self, node: &Node) -> Result<()> {
-        let last = self.acknowledged + 20;
-        for _ in 0..600 {
-            let set = "REDISCLI_AUTH=$SOMA_PASSWORD redis-cli -e --user soma set write-$n $n";
-            let script = format!("for n in $(seq {} {last}); do {set} || break; done", self.acknowledged + 1);
-            let said = exec(node, &script).unwrap_or_default();
-            self.acknowledged += said.lines().filter(|line| *line == "OK").count();
-            if self.acknowledged == last {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-        anyhow::bail!("only {} writes were acknowledged", self.acknowledged)
-    }
-
-    /// Everything that was acknowledged is there.
-    fn verify(&self, node: &Node) -> Result<()> {
-        let there = service(node, "--scan --pattern 'write-*'")?;
-        let there: BTreeSet<_> = there.lines().collect();
-        let written = (1..=self.acknowledged).map(|n| format!("write-{n}"));
-        let lost: Vec<_> = written.filter(|key| !there.contains(key.as_str())).collect();
-        ensure!(lost.is_empty(), "{} of {} writes are lost: {lost:?}", lost.len(), self.acknowledged);
-        Ok(())
-    }
+    redis::exec(node, "redis-0", script)
 }
 
 fn patch(node: &Node, redis: &Value) -> Result<()> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use serde_json::json;
-use soma_e2e_tests::Node;
+use soma_e2e_tests::{Node, clients};
 
 const NAMESPACE: &str = "elsewhere";
 
@@ -31,8 +31,10 @@ pub async fn life(node: Arc<Node>) -> Result<()> {
     node.kubectl(&["-n", NAMESPACE, "wait", "--for=condition=Ready", "pod/stranger", "--timeout=120s"])?;
     ensure!(!reaches(node), "a stranger reaches Redis");
     let whole = json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": NAMESPACE}}});
-    node.patch_infra(&json!({"allowFrom": [whole]}))?;
+    let mut friends = clients();
+    friends.push(whole);
+    node.patch_infra(&json!({"allowFrom": friends}))?;
     node.until("a friend reaches Redis", |node| Ok(reaches(node))).await?;
-    node.patch_infra(&json!({"allowFrom": []}))?;
+    node.patch_infra(&json!({"allowFrom": clients()}))?;
     node.until("a stranger is kept out again", |node| Ok(!reaches(node))).await
 }

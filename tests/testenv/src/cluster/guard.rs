@@ -2,12 +2,18 @@
 
 use std::{
     fs::{self, File},
+    io,
     os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
 use crate::{
-    cluster::{ClusterError, Place, io_error, testenv_program, up},
+    cluster::{ClusterError, Place, Spec, cgroup, io_error, node, testenv_program, up},
     images::Image,
     progress::Progress,
     rundir::RunDir,
@@ -37,6 +43,43 @@ impl TestCluster {
         let cluster = Self { place, remover, _dir: dir };
         up(&cluster.place, nodes, images, &mut Progress::default())?;
         Ok(cluster)
+    }
+
+    /// Stops a program of the control plane, such as `kube-apiserver`, until it is resumed.
+    pub fn pause(&self, program: &str) -> Result<(), ClusterError> {
+        self.signal(program, Signal::SIGSTOP)
+    }
+
+    /// Lets a program that was stopped go on.
+    pub fn resume(&self, program: &str) -> Result<(), ClusterError> {
+        self.signal(program, Signal::SIGCONT)
+    }
+
+    fn signal(&self, program: &str, signal: Signal) -> Result<(), ClusterError> {
+        let group = format!("{}/{}/programs", self.spec()?.cgroup(), self.spec()?.node_name(0));
+        let all = cgroup::processes(&group).map_err(io_error("look for the cluster's processes"))?;
+        let runs = |pid: &i32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).any(|word| word == program.as_bytes())
+        };
+        let pid = all.into_iter().find(runs);
+        let pid =
+            pid.ok_or_else(|| io_error("signal a program")(io::Error::other(format!("no {program} runs"))))?;
+        kill(Pid::from_raw(pid), signal).map_err(|error| io_error("signal a program")(error.into()))
+    }
+
+    /// A node and everything on it is gone, without a warning.
+    pub fn lose_machine(&self, number: u8) -> Result<(), ClusterError> {
+        let init = node::init_pid(&self.spec()?, number);
+        let gone = || io_error("end a node")(io::Error::other(format!("node {number} does not run")));
+        let pid = Pid::from_raw(init.ok_or_else(gone)?.cast_signed());
+        kill(pid, Signal::SIGKILL).map_err(|error| io_error("end a node")(error.into()))
+    }
+
+    fn spec(&self) -> Result<Spec, ClusterError> {
+        let spec = Spec::load(&super::absolute(&self.place.cluster())?)
+            .map_err(io_error("read the cluster's record"))?;
+        spec.ok_or_else(|| io_error("read the cluster's record")(io::Error::other("it has none")))
     }
 
     /// Where it keeps its files, with its kubeconfig and `kubectl`.

@@ -17,7 +17,7 @@ pub mod volumes;
 pub use guard::TestCluster;
 pub use install::{InstallError, Installed, install, install_operator};
 pub use kind::KindError;
-pub use spec::Spec;
+pub use spec::{MACHINES, Spec};
 
 use std::{
     fs::{self, File},

@@ -274,7 +274,7 @@ mod tests {
     fn chain(ingress: &Value) -> Vec<String> {
         let rules = world(ingress).rules("10.210.0.");
         let inside = rules.lines().skip_while(|line| !line.contains("chain pod-10-210-0-5")).skip(1);
-        inside.take_while(|line| !line.contains('}')).map(|line| line.trim().to_owned()).collect()
+        inside.take_while(|line| line.trim() != "}").map(|line| line.trim().to_owned()).collect()
     }
 
     #[test]

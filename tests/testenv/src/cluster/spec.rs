@@ -12,6 +12,9 @@ use crate::cache::fingerprint;
 /// How many clusters one machine can hold.
 pub const SLOTS: u8 = 16;
 
+/// The addresses of the nodes of all clusters, and of the host as they see it.
+pub const MACHINES: &str = "10.201.0.0/16";
+
 /// Where a node sees its own folder.
 pub const NODE_DIR: &str = "/run/soma";
 /// Where a node sees the cluster's folder.
