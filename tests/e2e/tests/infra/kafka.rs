@@ -138,7 +138,7 @@ pub async fn life(node: Arc<Node>) -> Result<()> {
     node.until("new members", |node| Ok(node.members("kafka")?.len() == 3)).await?;
     node.kill_operator()?;
     node.settled("kafka", 3).await?;
-    ensure!(voters(node)?.len() == 3, "not all members vote");
+    node.until("every member votes", |node| Ok(voters(node)?.len() == 3)).await?;
     node.until("three replicas in sync", |node| {
         let told = command(node, "kafka-topics.sh", &["--describe", "--under-replicated-partitions"])?;
         let all = command(node, "kafka-topics.sh", &["--describe", "--topic", TOPIC])?;
@@ -270,8 +270,13 @@ async fn losses(node: &Node) -> Result<()> {
     delete("pvc", &["data-kafka-1"])?;
     delete("pod", &["kafka-1"])?;
     node.replaced("kafka", &["kafka-1"], &before).await?;
-    let now = voters(node)?;
-    ensure!(now.len() == 3 && now.difference(&disks).count() == 1, "{disks:?} became {now:?}");
+    // The status may still be of the moment before the old disk was missed.
+    node.until("the new disk votes", |node| {
+        let now = voters(node)?;
+        Ok(now.len() == 3 && now.difference(&disks).count() == 1)
+    })
+    .await?;
+    node.settled("kafka", 3).await?;
     progress(node).await?;
     node.faults.survived(
         "19: a pod of Kafka and its volume are deleted",
