@@ -119,10 +119,16 @@ impl Node {
         Ok(self.pods("soma-infra")?.into_iter().filter(|(name, _)| name.starts_with(&prefix)).collect())
     }
 
-    /// Waits until a component is as its manifest asks and has this many members.
+    /// Waits until a component is as its manifest asks and has this many members, which are all ready.
     pub async fn settled(&self, component: &str, count: usize) -> Result<()> {
+        // The status alone may be of a moment before a loss was noticed.
+        let ready = r#"jsonpath={range .items[*]}{.metadata.name} {.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}"#;
         self.until(&format!("{component} with {count} members"), |node| {
-            Ok(node.component(component)?["reason"] == "Ready" && node.members(component)?.len() == count)
+            let pods = node.kubectl(&["-n", "soma-infra", "get", "pods", "-o", ready])?;
+            let own = |pod: &&str| pod.starts_with(&format!("{component}-")) && pod.ends_with(" True");
+            Ok(node.component(component)?["reason"] == "Ready"
+                && node.members(component)?.len() == count
+                && pods.lines().filter(own).count() == count)
         })
         .await
     }
