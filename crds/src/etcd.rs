@@ -24,6 +24,12 @@ pub struct Etcd {
     pub disabled: Option<Disabled>,
 }
 
+impl Default for Etcd {
+    fn default() -> Self {
+        Self { managed: Some(ManagedEtcd::default()), external: None, disabled: None }
+    }
+}
+
 /// An etcd the operator runs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(

@@ -32,26 +32,31 @@ use crate::vault::Vault;
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("has(self.spec.vault) == has(oldSelf.spec.vault) || !has((has(self.spec.vault) ? self : oldSelf).spec.vault.external)").message("the mode of a live Vault cannot change, and an absent `vault` is managed; create another SomaInfra"),
+    validation = Rule::new("has(self.spec.kafka) == has(oldSelf.spec.kafka) || !has((has(self.spec.kafka) ? self : oldSelf).spec.kafka.external)").message("the mode of a live Kafka cannot change, and an absent `kafka` is managed; create another SomaInfra"),
+    validation = Rule::new("has(self.spec.etcd) == has(oldSelf.spec.etcd) || !has((has(self.spec.etcd) ? self : oldSelf).spec.etcd.external)").message("the mode of a live etcd cannot change, and an absent `etcd` is managed; create another SomaInfra"),
+    validation = Rule::new("has(self.spec.redis) == has(oldSelf.spec.redis) || !has((has(self.spec.redis) ? self : oldSelf).spec.redis.external)").message("the mode of a live Redis cannot change, and an absent `redis` is managed; create another SomaInfra"),
     validation = Rule::new("self.metadata.name.size() <= 52").message("metadata.name must have at most 52 characters: names of its objects are made from it")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct SomaInfraSpec {
-    /// Sizes and counts a component gets when it does not say otherwise: `dev` is small, `ha` is for production.
+    /// Sizes and counts a component gets when it does not say otherwise: `dev` is small, `ha` is for production. Either runs
+    /// every component that is not `disabled` or `external`.
     #[serde(default)]
     pub profile: Profile,
     /// The relational database. Exactly one of `managed` and `external`; managed when absent.
     #[serde(default)]
     pub postgres: Postgres,
-    /// The store of secrets. Exactly one of `managed`, `external` and `disabled`; it does not run when absent.
+    /// The store of secrets. Exactly one of `managed`, `external` and `disabled`; managed when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vault: Option<Vault>,
-    /// The log of events. Exactly one of `managed`, `external` and `disabled`; it does not run when absent.
+    /// The log of events. Exactly one of `managed`, `external` and `disabled`; managed when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kafka: Option<Kafka>,
-    /// The store of flags. Exactly one of `managed`, `external` and `disabled`; it does not run when absent.
+    /// The store of flags. Exactly one of `managed`, `external` and `disabled`; managed when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etcd: Option<Etcd>,
-    /// The cache. Exactly one of `managed`, `external` and `disabled`; it does not run when absent.
+    /// The cache. Exactly one of `managed`, `external` and `disabled`; managed when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis: Option<Redis>,
     /// Namespaces in which the components' short names resolve, such as `postgres.soma.svc.cluster.local` for `soma`.

@@ -27,6 +27,12 @@ pub struct Kafka {
     pub disabled: Option<Disabled>,
 }
 
+impl Default for Kafka {
+    fn default() -> Self {
+        Self { managed: Some(ManagedKafka::default()), external: None, disabled: None }
+    }
+}
+
 /// A Kafka the operator runs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(

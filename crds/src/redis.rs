@@ -25,6 +25,12 @@ pub struct Redis {
     pub disabled: Option<Disabled>,
 }
 
+impl Default for Redis {
+    fn default() -> Self {
+        Self { managed: Some(ManagedRedis::default()), external: None, disabled: None }
+    }
+}
+
 /// A Redis the operator runs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]

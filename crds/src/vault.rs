@@ -25,6 +25,12 @@ pub struct Vault {
     pub disabled: Option<Disabled>,
 }
 
+impl Default for Vault {
+    fn default() -> Self {
+        Self { managed: Some(ManagedVault::default()), external: None, disabled: None }
+    }
+}
+
 /// A Vault the operator runs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(

@@ -15,13 +15,21 @@ fn namespace(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
 }
 
-/// A SomaInfra `shared` on the Postgres that Secret `pg` describes.
-pub fn infra() -> Value {
+/// The SomaInfra `shared` with nothing but a Postgres.
+pub fn only_postgres(namespace: &str, postgres: &Value) -> Value {
+    let off = json!({"disabled": {}});
     json!({
         "apiVersion": "somastack.dev/v1alpha1", "kind": "SomaInfra",
-        "metadata": {"name": "shared", "namespace": "soma-infra"},
-        "spec": {"postgres": {"external": {"secretRef": {"name": "pg"}}}, "aliasNamespaces": ["soma"]},
+        "metadata": {"name": "shared", "namespace": namespace},
+        "spec": {"postgres": postgres, "vault": off, "kafka": off, "etcd": off, "redis": off},
     })
+}
+
+/// A SomaInfra `shared` on the Postgres that Secret `pg` describes.
+pub fn infra() -> Value {
+    let mut infra = only_postgres("soma-infra", &json!({"external": {"secretRef": {"name": "pg"}}}));
+    infra["spec"]["aliasNamespaces"] = json!(["soma"]);
+    infra
 }
 
 /// A SomaStack `soma` whose memory service is configured like this.

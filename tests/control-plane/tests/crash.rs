@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
+use soma_control_plane_tests::world::only_postgres;
 use soma_control_plane_tests::{OPERATOR, Soma, text};
 use soma_crds::{SomaInfra, SomaStack};
 use soma_testenv::Postgres;
@@ -18,10 +19,7 @@ const INSTALLS: usize = 20;
 fn manifests(namespace: &str) -> [Value; 3] {
     [
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}),
-        json!({
-            "apiVersion": "somastack.dev/v1alpha1", "kind": "SomaInfra",
-            "metadata": {"name": "shared", "namespace": namespace}, "spec": {},
-        }),
+        only_postgres(namespace, &json!({"managed": {}})),
         json!({
             "apiVersion": "somastack.dev/v1alpha1", "kind": "SomaStack",
             "metadata": {"name": "soma", "namespace": namespace}, "spec": {"infraRef": {"name": "shared"}},

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
-use soma_control_plane_tests::world::infra_is;
+use soma_control_plane_tests::world::{infra_is, only_postgres};
 use soma_control_plane_tests::{Soma, text};
 use soma_crds::SomaInfra;
 use soma_testenv::Postgres;
@@ -26,11 +26,7 @@ fn manifests() -> [Value; 4] {
                 "hostPath": {"path": "/nowhere"},
             },
         }),
-        json!({
-            "apiVersion": "somastack.dev/v1alpha1", "kind": "SomaInfra",
-            "metadata": {"name": "shared", "namespace": "soma-infra"},
-            "spec": {"postgres": {"managed": {"storage": {"size": "1Gi", "storageClassName": "grows"}}}},
-        }),
+        only_postgres("soma-infra", &json!({"managed": {"storage": {"size": "1Gi", "storageClassName": "grows"}}})),
     ]
 }
 

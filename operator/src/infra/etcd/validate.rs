@@ -69,7 +69,7 @@ impl std::fmt::Debug for Connection {
 }
 
 pub fn validate(site: &Site<'_>, observed: &Observed) -> Result<Etcd, Blocked> {
-    let Some(spec) = &site.infra.spec.etcd else { return Ok(Etcd::Disabled) };
+    let spec = site.infra.spec.etcd.clone().unwrap_or_default();
     if let Some(external) = &spec.external {
         let name = &external.secret_ref.name;
         return read_external(site, name, observed.external.as_ref()).map(Etcd::External);
@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn it_runs_only_when_asked_for() {
         let none = Observed::default();
-        assert_eq!(etcd(json!({}), &none).unwrap(), Etcd::Disabled);
+        assert!(matches!(etcd(json!({}), &none).unwrap(), Etcd::Managed(_)));
         assert_eq!(etcd(json!({"etcd": {"disabled": {}}}), &none).unwrap(), Etcd::Disabled);
     }
 

@@ -152,7 +152,7 @@ impl std::fmt::Debug for External {
 }
 
 pub fn validate(site: &Site<'_>, observed: &Observed) -> Result<Kafka, Blocked> {
-    let Some(spec) = &site.infra.spec.kafka else { return Ok(Kafka::Disabled) };
+    let spec = site.infra.spec.kafka.clone().unwrap_or_default();
     if let Some(external) = &spec.external {
         let name = &external.secret_ref.name;
         return read_external(site, name, observed.external.as_ref()).map(Kafka::External);
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn it_runs_only_when_asked_for() {
-        assert!(matches!(kafka(json!({}), &Observed::default()).unwrap(), Kafka::Disabled));
+        assert!(matches!(kafka(json!({}), &Observed::default()).unwrap(), Kafka::Managed(_)));
         let off = json!({"kafka": {"disabled": {}}});
         assert!(matches!(kafka(off, &Observed::default()).unwrap(), Kafka::Disabled));
     }

@@ -77,7 +77,7 @@ impl std::fmt::Debug for Connection {
 }
 
 pub fn validate(site: &Site<'_>, observed: &Observed) -> Result<Redis, Blocked> {
-    let Some(spec) = &site.infra.spec.redis else { return Ok(Redis::Disabled) };
+    let spec = site.infra.spec.redis.clone().unwrap_or_default();
     if let Some(external) = &spec.external {
         let name = &external.secret_ref.name;
         return read_external(site, name, observed.external.as_ref()).map(Redis::External);
@@ -163,10 +163,10 @@ mod tests {
     }
 
     #[test]
-    fn it_runs_only_when_asked_for() {
-        for spec in [json!({}), json!({"redis": {"disabled": {}}})] {
-            assert!(matches!(redis(spec, &Observed::default()).unwrap(), Redis::Disabled));
-        }
+    fn it_runs_unless_it_is_disabled() {
+        let off = json!({"redis": {"disabled": {}}});
+        assert!(matches!(redis(off, &Observed::default()).unwrap(), Redis::Disabled));
+        assert!(matches!(redis(json!({}), &Observed::default()).unwrap(), Redis::Managed(_)));
     }
 
     #[test]

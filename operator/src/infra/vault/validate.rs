@@ -58,7 +58,7 @@ impl Address {
 }
 
 pub fn validate(site: &Site<'_>, observed: &Observed) -> Result<Vault, Blocked> {
-    let Some(spec) = &site.infra.spec.vault else { return Ok(Vault::Disabled) };
+    let spec = site.infra.spec.vault.clone().unwrap_or_default();
     if let Some(external) = &spec.external {
         let name = &external.secret_ref.name;
         return read_external(site, name, observed.external.as_ref()).map(Vault::External);
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn it_runs_only_when_asked_for() {
         let none = Observed::default();
-        assert_eq!(vault(json!({}), &none).unwrap(), Vault::Disabled);
+        assert!(matches!(vault(json!({}), &none).unwrap(), Vault::Managed(_)));
         assert_eq!(vault(json!({"vault": {"disabled": {}}}), &none).unwrap(), Vault::Disabled);
     }
 
