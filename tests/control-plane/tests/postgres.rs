@@ -26,7 +26,10 @@ fn manifests() -> [Value; 4] {
                 "hostPath": {"path": "/nowhere"},
             },
         }),
-        only_postgres("soma-infra", &json!({"managed": {"storage": {"size": "1Gi", "storageClassName": "grows"}}})),
+        only_postgres(
+            "soma-infra",
+            &json!({"managed": {"storage": {"size": "1Gi", "storageClassName": "grows"}}}),
+        ),
     ]
 }
 
