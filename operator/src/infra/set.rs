@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use soma_crds::{Footprint, MemberStatus, Quantity, SomaInfra};
 
 use super::Site;
+use super::backup;
 use super::blocked::Blocked;
 use super::component::State;
 use super::footprint;
@@ -239,7 +240,7 @@ pub fn objects(site: &Site<'_>, shape: &Shape<'_>, config: Option<ConfigMap>) ->
 }
 
 /// No labels of a release: a claim template cannot change.
-fn claim(volume: &Volume) -> Value {
+pub fn claim(volume: &Volume) -> Value {
     let mut spec = json!({
         "accessModes": ["ReadWriteOnce"],
         "resources": {"requests": {"storage": volume.size}},
@@ -427,6 +428,7 @@ pub async fn retire(
         return Ok(());
     }
     let namespace = &site.owner.namespace;
+    backup::retire(ctx, writer, site, component).await?;
     ctx.remove::<StatefulSet>(writer, namespace, component, DeleteParams::foreground()).await?;
     ctx.remove::<PodDisruptionBudget>(writer, namespace, component, DeleteParams::default()).await?;
     for service in [component, &headless_name(component)] {
@@ -455,6 +457,7 @@ pub async fn remove_data(
     for claim in live.claims.values() {
         writer.delete::<PersistentVolumeClaim>(claim, DeleteParams::default()).await?;
     }
+    backup::remove_data(ctx, writer, &site, component).await?;
     for name in secrets {
         ctx.remove::<Secret>(writer, &site.owner.namespace, name.as_ref(), DeleteParams::default()).await?;
     }
