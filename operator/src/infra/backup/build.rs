@@ -33,6 +33,8 @@ pub struct Task {
     pub container: Value,
     /// Volumes besides that of the backups.
     pub volumes: Vec<Value>,
+    /// The Secret one of them is filled from, and the key: it exists before there is anything to back up.
+    pub secret: Option<(&'static str, &'static str)>,
     /// Account whose token is mounted; none for most.
     pub account: Option<&'static str>,
 }
@@ -42,6 +44,8 @@ pub struct Objects {
     /// No owner: it stays like the volumes of the component.
     pub claim: PersistentVolumeClaim,
     pub cron: CronJob,
+    /// What the Jobs mount, which others made.
+    pub secret: Option<(&'static str, &'static str)>,
 }
 
 pub fn objects(site: &Site<'_>, backup: &Backup, task: Task) -> Result<Objects, Error> {
@@ -55,6 +59,7 @@ pub fn objects(site: &Site<'_>, backup: &Backup, task: Task) -> Result<Objects, 
         claim["storageClassName"] = class.as_str().into();
     }
     Ok(Objects {
+        secret: task.secret,
         claim: typed(&json!({
             "apiVersion": "v1", "kind": "PersistentVolumeClaim",
             "metadata": {"name": name, "namespace": site.owner.namespace, "labels": labels},
@@ -84,7 +89,7 @@ pub fn objects(site: &Site<'_>, backup: &Backup, task: Task) -> Result<Objects, 
 }
 
 fn pod(task: Task, claim: &str) -> Value {
-    let Task { component: _, uid, before, container, volumes, account } = task;
+    let Task { component: _, uid, before, container, volumes, secret: _, account } = task;
     let own = json!({"name": VOLUME, "persistentVolumeClaim": {"claimName": claim}});
     let volumes: Vec<_> = [own].into_iter().chain(volumes).collect();
     let mut pod = json!({
@@ -161,7 +166,10 @@ pub fn end(keep: &str) -> [&str; 4] {
 impl Objects {
     /// Adds them to a plan, for its lints.
     pub fn plan(&self, plan: &mut Plan) {
-        let Self { claim, cron } = self;
+        let Self { claim, cron, secret } = self;
+        if let Some((name, key)) = secret {
+            plan.secret(name, &[key]);
+        }
         plan.claim(claim);
         plan.cron_job(cron);
     }

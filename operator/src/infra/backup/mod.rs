@@ -81,7 +81,7 @@ pub async fn settle(
     let mut plan = Plan::default();
     objects.plan(&mut plan);
     check::sound(&plan)?;
-    let Objects { claim, cron } = objects;
+    let Objects { claim, cron, secret: _ } = objects;
     Box::pin(batch.apply(writer, &claim)).await;
     Box::pin(batch.apply(writer, &cron)).await;
     let told = seen::tell(component, &backup.schedule, live, Timestamp::now());

@@ -28,6 +28,7 @@ pub fn task(site: &Site<'_>, backup: &Backup, image: &str) -> Task {
         before: Vec::new(),
         container: backup::operator(image, object::ETCD, "etcd", &args, &[("root", FOLDER)]),
         volumes: vec![root],
+        secret: Some((object::ETCD_CLUSTER, marker::ROOT)),
         account: None,
     }
 }
@@ -45,7 +46,6 @@ mod tests {
         let spec = infra.spec.etcd.as_ref().unwrap().managed.as_ref().unwrap().backup.as_ref();
         let backup = backup::validate(&site, object::ETCD, spec).unwrap().unwrap();
         let mut plan = Plan::default();
-        plan.secret(object::ETCD_CLUSTER, &[marker::ROOT]);
         backup::objects(&site, &backup, task(&site, &backup, "operator:1")).unwrap().plan(&mut plan);
         check::sound(&plan).unwrap();
     }

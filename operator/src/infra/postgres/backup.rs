@@ -37,6 +37,7 @@ pub fn task(site: &Site<'_>, postgres: &Managed, backup: &Backup, image: &str) -
             json!({"name": "run", "emptyDir": {}}),
             json!({"name": "tmp", "emptyDir": {}}),
         ],
+        secret: Some((object::POSTGRES_SECRET, "password")),
         account: None,
     }
 }
@@ -67,7 +68,6 @@ mod tests {
         let wanted = managed.backup.as_ref().unwrap();
         let objects = backup::objects(&site, wanted, task(&site, &managed, wanted, "operator:1")).unwrap();
         let mut plan = Plan::default();
-        plan.secret(object::POSTGRES_SECRET, &["password"]);
         objects.plan(&mut plan);
         check::sound(&plan).unwrap();
         let cron = serde_json::to_value(&objects.cron).unwrap();

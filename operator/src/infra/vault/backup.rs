@@ -33,6 +33,7 @@ fn task(site: &Site<'_>, backup: &Backup, image: &str, account: &'static str) ->
         before: Vec::new(),
         container: backup::operator(image, object::VAULT, "vault", &args, &[("token", FOLDER)]),
         volumes: vec![token],
+        secret: None,
         account: Some(account),
     }
 }
