@@ -7,6 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::backup::{Backup, BackupStatus};
 use crate::etcd::Etcd;
 use crate::kafka::Kafka;
 use crate::redis::Redis;
@@ -116,6 +117,9 @@ pub struct ManagedPostgres {
     /// What it runs on.
     #[serde(flatten)]
     pub member: Member,
+    /// Backups by schedule; none when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<Backup>,
 }
 
 /// What each member of a stateful component runs on.
@@ -218,6 +222,9 @@ pub struct Component {
     /// What it costs, where the operator runs it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub footprint: Option<Footprint>,
+    /// Its backups, where it has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupStatus>,
 }
 
 /// What pods ask of the cluster.

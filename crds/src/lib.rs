@@ -8,6 +8,7 @@
 //! that the API server applies on a cluster.
 
 pub mod admission;
+mod backup;
 mod etcd;
 mod infra;
 mod kafka;
@@ -18,6 +19,7 @@ mod shared;
 mod stack;
 mod vault;
 
+pub use backup::{Backup, BackupStatus};
 pub use etcd::{Etcd, ExternalEtcd, ManagedEtcd};
 pub use infra::{
     Component, Cost, Disabled, ExternalPostgres, Footprint, ManagedPostgres, Member, MemberStatus, Mode,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -96,6 +97,8 @@ fn infra(ctx: &Context) -> Controller<Watched<SomaInfra>> {
     let controller = children::<_, PodDisruptionBudget>(controller, ctx);
     let controller = children::<_, NetworkPolicy>(controller, ctx);
     let controller = children::<_, Secret>(controller, ctx);
+    let controller = children::<_, CronJob>(controller, ctx);
+    let controller = children::<_, Job>(controller, ctx);
     controller
         // Secrets people make, for an external component or restored from a backup, carry no label of ours.
         .watches(metadata::<Secret>(ctx), watcher::Config::default(), move |secret| {

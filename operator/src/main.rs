@@ -1,6 +1,7 @@
 //! The Soma operator: reconciles SomaInfra, SomaStack and MemoryNamespace.
 
 mod apply;
+mod backup;
 mod check;
 mod conditions;
 mod context;
@@ -53,6 +54,9 @@ enum Command {
     Run(Box<RunArgs>),
     /// Print the roles the operator needs, as YAML.
     Rbac,
+    /// Take a backup; for the Jobs the operator makes.
+    #[command(subcommand)]
+    Backup(backup::Command),
 }
 
 #[derive(Args)]
@@ -67,6 +71,9 @@ struct RunArgs {
     /// By default the address of its pod.
     #[arg(long, env = "SOMA_POSTGRES_ADDRESS")]
     postgres_address: Option<String>,
+    /// The image of this operator; the Jobs that take backups run it too.
+    #[arg(long, env = "SOMA_OPERATOR_IMAGE", default_value_t = format!("docker.io/somastack/operator:{}", names::VERSION))]
+    image: String,
     #[command(flatten)]
     lease: LeaseArgs,
 }
@@ -76,6 +83,13 @@ fn main() -> anyhow::Result<()> {
         Command::Rbac => {
             print!("{}", rbac::manifests());
             Ok(())
+        }
+        Command::Backup(command) => {
+            // As below.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            // In one line: the last one is what the status tells.
+            runtime.block_on(backup::run(command)).map_err(|error| anyhow::anyhow!(error::chain(&error)))
         }
         Command::Run(args) => {
             let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
@@ -103,7 +117,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         events: Publisher::new(client.clone(), &identity),
         http: reqwest::Client::builder().build().context("cannot make an HTTP client")?,
         metrics: metrics.clone(),
-        addresses: Addresses { memory: args.memory_url, postgres: args.postgres_address },
+        addresses: Addresses { memory: args.memory_url, postgres: args.postgres_address, image: args.image },
         backoff: Backoff::default(),
         followers: Followers::new(triggers),
         client: client.clone(),

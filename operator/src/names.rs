@@ -31,6 +31,9 @@ pub const APPLIED: &str = "somastack.dev/applied";
 /// Annotation by which the owner of a SomaInfra lets an empty Vault, whose key is lost, be made anew; its value is the
 /// name of the SomaInfra.
 pub const WIPE_VAULT: &str = "somastack.dev/wipe-vault";
+/// Annotation by which the owner of a SomaInfra asks for a backup of Postgres to be restored into a new volume; its value
+/// is the backup's name.
+pub const RESTORE_POSTGRES: &str = "somastack.dev/restore-postgres";
 /// Finalizer on all three kinds.
 pub const FINALIZER: &str = "somastack.dev/finalizer";
 
@@ -60,6 +63,10 @@ pub mod object {
     pub const REDIS_CONN: &str = "redis-conn";
     /// Secrets without which volumes cannot be used; people restore them from backups.
     pub const KEPT: [&str; 5] = [POSTGRES_SECRET, VAULT_UNSEAL, KAFKA_CLUSTER, ETCD_CLUSTER, REDIS_USERS];
+    /// Name of the CronJob of a component's backups, and of the claim they are kept on.
+    pub fn backup(component: &str) -> String {
+        format!("{component}-backup")
+    }
     pub const MEMORY: &str = "memory";
     pub const API_TOKEN: &str = "soma-api-token";
     pub const API_TOKEN_KEY: &str = "SOMA_API_TOKEN";
@@ -84,6 +91,7 @@ pub mod reason {
     pub const DRIFT_REPAIRED: &str = "DriftRepaired";
     pub const DATA_KEPT: &str = "DataKept";
     pub const DATA_DELETED: &str = "DataDeleted";
+    pub const RESTORED: &str = "Restored";
     pub const IN_USE: &str = "InUse";
     pub const TERMINATING: &str = "Terminating";
 }

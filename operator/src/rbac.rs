@@ -89,9 +89,16 @@ const CLUSTER: &[Rule] = &[
     Rule {
         groups: &[""],
         resources: &["persistentvolumeclaims"],
-        verbs: &["get", "list", "watch", "patch", "delete"],
+        verbs: OWN,
         names: &[],
-        reason: "Never makes a password while a volume exists, lets it grow, and deletes it under deletionPolicy Delete.",
+        reason: "Never makes a password while a volume exists, lets it grow, and deletes it under deletionPolicy Delete; makes the volume for backups.",
+    },
+    Rule {
+        groups: &["batch"],
+        resources: &["cronjobs", "jobs"],
+        verbs: OWN,
+        names: &[],
+        reason: "Backups are taken by CronJobs, and restored by a Job.",
     },
     Rule {
         groups: &[""],

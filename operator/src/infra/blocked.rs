@@ -32,6 +32,10 @@ pub enum Blocked {
     ModeFixed { component: &'static str, name: &'static str, asked: &'static str, made: &'static str },
     #[error("spec.{component}.managed.resources: {problem}")]
     ResourcesInvalid { component: &'static str, problem: String },
+    #[error(
+        "spec.{component}.managed.backup.schedule {problem}. Write it as cron does, such as `30 2 * * *`"
+    )]
+    ScheduleInvalid { component: &'static str, problem: String },
 }
 
 fn literals(keys: &[&str]) -> String {
@@ -51,6 +55,7 @@ impl Blocked {
             Self::SettingOwned { .. } => "SettingOwned",
             Self::ModeFixed { .. } => "ModeFixed",
             Self::ResourcesInvalid { .. } => "ResourcesInvalid",
+            Self::ScheduleInvalid { .. } => "ScheduleInvalid",
         }
     }
 }

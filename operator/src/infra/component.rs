@@ -5,6 +5,7 @@ use std::time::Duration;
 use soma_crds::{Component, Mode};
 
 use super::Site;
+use super::backup::Told;
 use super::blocked::Blocked;
 use super::set::Applied;
 use crate::conditions::{Health, Stage};
@@ -62,6 +63,32 @@ pub struct Report {
 }
 
 impl Report {
+    /// With what there is to say about the backups. They never make a component unavailable; and where it has troubles of
+    /// its own, those come first.
+    pub fn backed_up(self, told: Option<Told>, refusal: Option<String>) -> Self {
+        let mut report = if told.is_some() { self.looked_at_again() } else { self };
+        if report.refusal.is_none() {
+            report.refusal = refusal;
+        }
+        let Some(Told { status, warning }) = told else { return report };
+        report.component.backup = Some(status);
+        report.warned(warning)
+    }
+
+    /// With something that is wrong although the component does what it shall.
+    pub fn warned(mut self, warning: Option<(&'static str, String)>) -> Self {
+        if let Some((reason, message)) = warning
+            && self.health.stage == Stage::Ready
+        {
+            let said = self.component.message.take();
+            self.component.message =
+                Some([message.clone()].into_iter().chain(said).collect::<Vec<_>>().join(". "));
+            self.component.reason = Some(reason.into());
+            self.health = Health::degraded(self.health.available, reason, message);
+        }
+        self
+    }
+
     /// For a component of which nothing in the cluster tells how it is, such as an alarm of etcd.
     pub fn looked_at_again(mut self) -> Self {
         if self.next == Next::Change {
@@ -123,6 +150,7 @@ impl Identity {
             message: (!parts.is_empty()).then(|| parts.join(". ")),
             members,
             footprint,
+            backup: None,
         };
         Report { component, health, notes, refusal, next, alias: Some(host) }
     }
@@ -181,6 +209,7 @@ impl Identity {
             message: Some(health.message.clone()),
             members: last.map(|c| c.members.clone()).unwrap_or_default(),
             footprint: last.and_then(|c| c.footprint.clone()),
+            backup: last.and_then(|c| c.backup.clone()),
         };
         Report { component, health, notes: Vec::new(), refusal, next: Next::Change, alias: None }
     }

@@ -1,6 +1,7 @@
 //! SomaInfra: from a manifest to components that answer, and a Secret per component that says where.
 
 mod alias;
+mod backup;
 mod blocked;
 mod component;
 mod dereference;
@@ -22,6 +23,9 @@ pub mod fixture;
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 use soma_crds::{DeletionPolicy, SomaInfra};
+
+pub use etcd::snapshot as etcd_snapshot;
+pub use vault::snapshot as vault_snapshot;
 
 pub use dereference::elder_among;
 use network::Guests;

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use soma_crds::{Footprint, MemberStatus, Quantity, SomaInfra};
 
 use super::Site;
+use super::backup;
 use super::blocked::Blocked;
 use super::component::State;
 use super::footprint;
@@ -243,7 +244,7 @@ pub fn objects(site: &Site<'_>, shape: &Shape<'_>, config: Option<ConfigMap>) ->
 }
 
 /// No labels of a release: a claim template cannot change.
-fn claim(volume: &Volume) -> Value {
+pub fn claim(volume: &Volume) -> Value {
     let mut spec = json!({
         "accessModes": ["ReadWriteOnce"],
         "resources": {"requests": {"storage": volume.size}},
@@ -433,6 +434,7 @@ pub async fn retire(
         return Ok(());
     }
     let namespace = &site.owner.namespace;
+    backup::retire(ctx, writer, site, component).await?;
     ctx.remove::<StatefulSet>(writer, namespace, component, DeleteParams::foreground()).await?;
     ctx.remove::<PodDisruptionBudget>(writer, namespace, component, DeleteParams::default()).await?;
     ctx.remove::<NetworkPolicy>(writer, namespace, component, DeleteParams::default()).await?;
@@ -462,6 +464,7 @@ pub async fn remove_data(
     for claim in live.claims.values() {
         writer.delete::<PersistentVolumeClaim>(claim, DeleteParams::default()).await?;
     }
+    backup::remove_data(ctx, writer, &site, component).await?;
     for name in secrets {
         ctx.remove::<Secret>(writer, &site.owner.namespace, name.as_ref(), DeleteParams::default()).await?;
     }

@@ -76,7 +76,7 @@ async fn settled(node: &Node) -> Result<()> {
 /// Name, uid and restarts of every pod of the components.
 fn pods(node: &Node) -> Result<Vec<String>> {
     let each = r#"jsonpath={range .items[*]}{.metadata.name} {.metadata.uid} {.status.containerStatuses[*].restartCount}{"\n"}{end}"#;
-    let ours = "app.kubernetes.io/managed-by=soma-operator";
+    let ours = "app.kubernetes.io/managed-by=soma-operator,!batch.kubernetes.io/job-name";
     let list = node.kubectl(&["-n", "soma-infra", "get", "pods", "-l", ours, "-o", each])?;
     Ok(list.lines().map(str::to_owned).collect())
 }

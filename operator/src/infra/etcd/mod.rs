@@ -2,6 +2,7 @@
 
 mod admission;
 mod auth;
+mod backup;
 mod build;
 mod client;
 mod defragment;
@@ -14,6 +15,7 @@ mod protocol;
 mod rules;
 mod run;
 mod seen;
+pub mod snapshot;
 mod validate;
 
 use futures::future::join_all;
@@ -22,8 +24,9 @@ use soma_crds::{Mode, SomaInfra};
 
 use self::client::{Client, EtcdError};
 use self::marker::Marker;
-use self::validate::{Connection, Etcd, Observed};
+use self::validate::{Connection, Etcd, Managed, Observed};
 use super::Site;
+use super::backup::{self as saves, Told};
 use super::component::{Findings, Identity, Report, State};
 use super::set::{self, Applied};
 use crate::apply::Writer;
@@ -52,6 +55,7 @@ async fn attempt(
         Err(blocked) => return Ok(Some(IDENTITY.blocked(site, mode, observed.conn.is_some(), &blocked))),
     };
     let mut applied = Applied::default();
+    let mut saved = (None, None);
     let (connection, state) = match wanted {
         Etcd::Disabled => {
             set::retire(ctx, writer, site, object::ETCD, &observed.live, observed.conn.as_ref()).await?;
@@ -64,6 +68,7 @@ async fn attempt(
         Etcd::Managed(managed) => {
             let (state, password) =
                 Box::pin(run::run(ctx, writer, site, &managed, &observed, &mut applied)).await?;
+            saved = Box::pin(save(ctx, writer, site, &managed)).await?;
             (build::connection(site, &password), state)
         }
     };
@@ -75,7 +80,24 @@ async fn attempt(
     };
     let Connection { host, port, .. } = connection;
     let findings = Findings { mode, host, port, state, applied, published, caveat: None };
-    Ok(Some(IDENTITY.report(site, findings).looked_at_again()))
+    let (told, refusal) = saved;
+    Ok(Some(IDENTITY.report(site, findings).looked_at_again().backed_up(told, refusal)))
+}
+
+/// Sees to the backups. Returns what there is to say about them, and what the API server refused.
+async fn save(
+    ctx: &Context,
+    writer: &Writer,
+    site: &Site<'_>,
+    managed: &Managed,
+) -> Result<(Option<Told>, Option<String>), Error> {
+    let live = saves::observe(ctx, site, object::ETCD).await?;
+    let objects = |wanted| {
+        saves::objects(site, wanted, backup::task(site, wanted, &ctx.addresses.image))
+            .map(|objects| (wanted, objects))
+    };
+    let wanted = managed.backup.as_ref().map(objects).transpose()?;
+    Box::pin(saves::settle(writer, &live, wanted, object::ETCD)).await
 }
 
 /// Reads everything etcd needs. A failed read fails the attempt: it never counts as a change.

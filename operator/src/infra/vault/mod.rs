@@ -1,10 +1,12 @@
 //! Vault: members the operator runs, initialises once and unseals, or one that runs elsewhere.
 
+mod backup;
 mod build;
 mod client;
 mod configure;
 mod form;
 mod keys;
+pub mod snapshot;
 mod validate;
 
 use futures::future::join_all;
@@ -54,6 +56,7 @@ async fn attempt(
         Err(blocked) => return Ok(Some(IDENTITY.blocked(site, mode, observed.conn.is_some(), &blocked))),
     };
     let mut applied = Applied::default();
+    let mut saved = (None, None);
     let (address, state) = match &wanted {
         Vault::Disabled => {
             set::retire(ctx, writer, site, object::VAULT, &observed.live, observed.conn.as_ref()).await?;
@@ -63,7 +66,10 @@ async fn attempt(
         Vault::External(address) => (address.clone(), probe(ctx, address).await),
         Vault::Managed(managed) => {
             let address = Address { scheme: "http".into(), host: site.host(object::VAULT), port: PORT };
-            (address, Box::pin(run(ctx, writer, site, managed, &observed, &mut applied)).await?)
+            let state = Box::pin(run(ctx, writer, site, managed, &observed, &mut applied)).await?;
+            let open = member(ctx, &observed.live, 0).filter(|_| state.is_ready());
+            saved = Box::pin(backup::save(ctx, writer, site, managed, open.as_ref())).await?;
+            (address, state)
         }
     };
     let published = if state.is_ready() {
@@ -75,7 +81,9 @@ async fn attempt(
     let caveat = matches!(&wanted, Vault::Managed(m) if m.unseal == Unseal::KubernetesSecret)
         .then(|| format!("whoever reads Secret {} can open it", object::VAULT_UNSEAL));
     let Address { host, port, .. } = address;
-    Ok(Some(IDENTITY.report(site, Findings { mode, host, port, state, applied, published, caveat })))
+    let report = IDENTITY.report(site, Findings { mode, host, port, state, applied, published, caveat });
+    let (told, refusal) = saved;
+    Ok(Some(report.backed_up(told, refusal)))
 }
 
 /// Reads everything Vault needs. A failed read fails the attempt: it never counts as a change.
