@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::etcd::Etcd;
 use crate::kafka::Kafka;
+use crate::opa::Opa;
 use crate::redis::Redis;
 use crate::shared::{self, DeletionPolicy, LocalRef, Quantity};
 use crate::vault::Vault;
@@ -53,6 +54,9 @@ pub struct SomaInfraSpec {
     /// The cache. Exactly one of `managed`, `external` and `disabled`; it does not run when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis: Option<Redis>,
+    /// What decides who may do what. Exactly one of `managed`, `external` and `disabled`; it does not run when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opa: Option<Opa>,
     /// Namespaces in which the components' short names resolve, such as `postgres.soma.svc.cluster.local` for `soma`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(

@@ -7,6 +7,7 @@ mod dereference;
 mod etcd;
 mod footprint;
 mod kafka;
+mod opa;
 mod postgres;
 mod redis;
 mod roll;
@@ -23,6 +24,7 @@ use serde_json::{Value, json};
 use soma_crds::{DeletionPolicy, SomaInfra};
 
 pub use dereference::elder_among;
+pub use opa::{BYTES as BUNDLE_BYTES, GIVEN as POLICIES_GIVEN, TOKEN as BUNDLE_TOKEN};
 pub use postgres::parse_sslmode;
 pub use set::CLAIM_PREFIX;
 
@@ -77,6 +79,7 @@ impl Kind for SomaInfra {
         reports.extend(Box::pin(kafka::drive(ctx, &writer, &site)).await);
         reports.extend(Box::pin(etcd::drive(ctx, &writer, &site)).await);
         reports.extend(Box::pin(redis::drive(ctx, &writer, &site)).await);
+        reports.extend(Box::pin(opa::drive(ctx, &writer, &site)).await);
         let aliases = alias::build(&site, &status::aliases(&reports), &observed)?;
         let mut batch = Batch::default();
         alias::apply(&writer, &aliases, &observed, &mut batch).await;
@@ -102,6 +105,7 @@ impl Kind for SomaInfra {
                 kafka::remove_data(ctx, &writer, infra).await?;
                 etcd::remove_data(ctx, &writer, infra).await?;
                 redis::remove_data(ctx, &writer, infra).await?;
+                opa::remove_data(ctx, &writer, infra).await?;
                 Note::normal(
                     reason::DATA_DELETED,
                     "volumes and Secrets are deleted, as deletionPolicy Delete says",
