@@ -4,7 +4,6 @@
 //! waits until there is something new: a change of a policy is active within a moment.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,8 +60,7 @@ struct Server {
 }
 
 /// Serves until `stop`.
-pub async fn serve(address: SocketAddr, client: Client, stop: Stop) -> std::io::Result<()> {
-    let listener = TcpListener::bind(address).await?;
+pub async fn serve(listener: TcpListener, client: Client, stop: Stop) -> std::io::Result<()> {
     tracing::info!(address = %listener.local_addr()?, "serves bundles of policies");
     let (sender, shelf) = watch::channel(Shelf::new());
     let filling = fill(client, sender);

@@ -30,6 +30,7 @@ use clap::{Args, Parser, Subcommand};
 use futures::FutureExt;
 use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
@@ -106,13 +107,19 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let election = args.lease.election(client.clone(), &identity)?;
     let server = tokio::spawn(health::serve(args.http_addr, health.clone(), stop.clone()));
     // Without the lease, too: OPA may ask any replica.
-    let bundles = tokio::spawn(bundles::serve(args.bundle_addr, client.clone(), stop.clone()));
+    let listener = TcpListener::bind(args.bundle_addr).await;
+    let listener = listener.with_context(|| format!("cannot listen on --bundle-addr {}", args.bundle_addr))?;
+    let bundles = tokio::spawn(bundles::serve(listener, client.clone(), stop.clone()));
     let (triggers, triggered) = mpsc::unbounded_channel();
     let ctx = Arc::new(Context {
         events: Publisher::new(client.clone(), &identity),
         http: reqwest::Client::builder().build().context("cannot make an HTTP client")?,
         metrics: metrics.clone(),
-        addresses: Addresses { memory: args.memory_url, postgres: args.postgres_address, bundles: args.bundle_url },
+        addresses: Addresses {
+            memory: args.memory_url,
+            postgres: args.postgres_address,
+            bundles: args.bundle_url,
+        },
         backoff: Backoff::default(),
         followers: Followers::new(triggers),
         client: client.clone(),

@@ -1,9 +1,9 @@
 //! The objects of a managed OPA, and its connection Secret. Pure.
 
+use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::ByteString;
 use serde_json::{Value, json};
 use soma_crds::Mode;
 use soma_settings::{ConfigHash, canonical_json};
@@ -54,7 +54,13 @@ pub fn resource(site: &Site<'_>) -> String {
 }
 
 /// OPA's configuration. What it needs to trust a bundle is in it; what a bundle holds is not.
-pub fn config(resource: &str, bundles: &str, signing: &Signing, token: &str, state: &str) -> Result<Value, Error> {
+pub fn config(
+    resource: &str,
+    bundles: &str,
+    signing: &Signing,
+    token: &str,
+    state: &str,
+) -> Result<Value, Error> {
     let id = signing.id();
     Ok(json!({
         "services": {"soma": {"url": bundles, "credentials": {"bearer": {"token_path": token}}}},

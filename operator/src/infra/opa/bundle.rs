@@ -180,7 +180,9 @@ pub fn unpack(bytes: &[u8], signing: &Signing) -> Option<(String, Sources)> {
     }
     for (map, tenants) in manifest.metadata.tenants {
         let source = sources.entry(map).or_default();
-        source.data.extend(tenants.into_iter().map(|tenant| (tenant.clone(), data[TENANTS][&tenant].clone())));
+        source
+            .data
+            .extend(tenants.into_iter().map(|tenant| (tenant.clone(), data[TENANTS][&tenant].clone())));
     }
     Some((manifest.revision, sources))
 }
@@ -190,12 +192,18 @@ pub mod tests {
     use super::*;
 
     pub fn sources() -> Sources {
-        let policies = [("a.rego", "package tenant_policies.acme\n"), ("b.rego", "package tenant_policies.acme.more\n")];
+        let policies =
+            [("a.rego", "package tenant_policies.acme\n"), ("b.rego", "package tenant_policies.acme.more\n")];
         let source = Source {
             policies: policies.map(|(name, text)| (name.to_owned(), text.to_owned())).into(),
-            data: [("acme".to_owned(), json!({"suspended": false})), ("b/ü\u{2028}".to_owned(), json!({}))].into(),
+            data: [("acme".to_owned(), json!({"suspended": false})), ("b/ü\u{2028}".to_owned(), json!({}))]
+                .into(),
         };
-        [("one".to_owned(), source), ("two".to_owned(), Source { data: [("c".to_owned(), json!({}))].into(), ..Source::default() })].into()
+        [
+            ("one".to_owned(), source),
+            ("two".to_owned(), Source { data: [("c".to_owned(), json!({}))].into(), ..Source::default() }),
+        ]
+        .into()
     }
 
     #[test]

@@ -27,7 +27,8 @@ impl Policies {
         }
         engine.add_data_json(&data.to_string()).map_err(refused)?;
         if let Some(interval) = std::num::NonZeroU32::new(1000) {
-            engine.set_execution_timer_config(ExecutionTimerConfig { limit: LIMIT, check_interval: interval });
+            engine
+                .set_execution_timer_config(ExecutionTimerConfig { limit: LIMIT, check_interval: interval });
         }
         Ok(Self { engine })
     }

@@ -33,18 +33,29 @@ pub async fn probe(http: &reqwest::Client, opa: &Connection) -> State {
         }
         Some(Value::Bool(true)) => stuck(
             "PolicyAllowsAnything",
-            format!("OPA at {} allows a request of nobody for nothing. Load config/policies/soma.rego of this release into it", opa.url),
+            format!(
+                "OPA at {} allows a request of nobody for nothing. Load config/policies/soma.rego of this release into it",
+                opa.url
+            ),
         ),
         _ => stuck(
             "DecisionMissing",
-            format!("OPA at {} has no decision at {DECISION}. Load config/policies/soma.rego of this release into it", opa.url),
+            format!(
+                "OPA at {} has no decision at {DECISION}. Load config/policies/soma.rego of this release into it",
+                opa.url
+            ),
         ),
     }
 }
 
 /// Asks for a decision; nothing when there is none.
-pub async fn decide(http: &reqwest::Client, opa: &Connection, input: &Value) -> Result<Option<Value>, reqwest::Error> {
-    let mut request = http.post(format!("{}{DECISION}", opa.url)).timeout(TIMEOUT).json(&json!({"input": input}));
+pub async fn decide(
+    http: &reqwest::Client,
+    opa: &Connection,
+    input: &Value,
+) -> Result<Option<Value>, reqwest::Error> {
+    let mut request =
+        http.post(format!("{}{DECISION}", opa.url)).timeout(TIMEOUT).json(&json!({"input": input}));
     if let Some(token) = &opa.token {
         request = request.bearer_auth(token);
     }

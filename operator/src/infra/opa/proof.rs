@@ -47,7 +47,8 @@ impl Ground {
         let never = futures::future::pending().boxed().shared();
         tokio::spawn(axum::serve(listener, router(receiver, never)).into_future());
         let config =
-            build::config("bundles/soma-infra/shared", &bundles, &signing, "policies/token", "state").unwrap();
+            build::config("bundles/soma-infra/shared", &bundles, &signing, "policies/token", "state")
+                .unwrap();
         let files = [("authz.rego", core::AUTHZ), ("token", signing.token.as_str())];
         let opa = Opa::start_guarded(&config, &files).await.unwrap();
         Self { http: reqwest::Client::new(), signing, shelf, bundles, opa }
@@ -115,7 +116,10 @@ async fn a_policy_becomes_active_without_a_restart_and_only_the_operators_does()
     assert_eq!(ground.call(Method::GET, "/health").await, StatusCode::OK);
     assert_ne!(ground.call(Method::GET, "/health?bundles").await, StatusCode::OK);
     assert!(decide(&ground.http, &ground.connection(), &request("memory.read")).await.unwrap().is_none());
-    assert!(matches!(probe(&ground.http, &ground.connection()).await, State::Stuck { reason: "DecisionMissing", .. }));
+    assert!(matches!(
+        probe(&ground.http, &ground.connection()).await,
+        State::Stuck { reason: "DecisionMissing", .. }
+    ));
 
     let first = ground.publish(&[]);
     ground.active(&first).await;
@@ -130,7 +134,10 @@ async fn a_policy_becomes_active_without_a_restart_and_only_the_operators_does()
     // Long before the next poll: OPA waits at the server.
     let started = std::time::Instant::now();
     let odd = r#"{"obligations": {"note": "\u2028 <&> \u0007 ü 1.50 \""}, "data": {"n": [1.5, 1e30, -0.0, 12345678901234567890]}}"#;
-    let second = ground.publish(&[map("one", &[("p.rego", NO_DELETE)]), map("two", &[("a/b \"ü.json", "{}"), ("acme.json", odd)])]);
+    let second = ground.publish(&[
+        map("one", &[("p.rego", NO_DELETE)]),
+        map("two", &[("a/b \"ü.json", "{}"), ("acme.json", odd)]),
+    ]);
     ground.active(&second).await;
     println!("active after {:?}", started.elapsed());
     let denied = ground.decide(&request("memory.delete")).await;
@@ -183,7 +190,10 @@ async fn a_bundle_is_for_who_has_the_token() {
     assert_eq!(whole.status(), StatusCode::OK);
     let etag = whole.headers()[header::ETAG].to_str().unwrap().to_owned();
     assert_eq!(whole.bytes().await.unwrap(), bundle.bytes);
-    assert_eq!(get("soma-infra/shared", &ground.signing.token, &etag).await.status(), StatusCode::NOT_MODIFIED);
+    assert_eq!(
+        get("soma-infra/shared", &ground.signing.token, &etag).await.status(),
+        StatusCode::NOT_MODIFIED
+    );
     for wrong in ["", "x", &ground.signing.token[1..]] {
         let refused = get("soma-infra/shared", wrong, &etag).await;
         assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
@@ -195,10 +205,47 @@ async fn a_bundle_is_for_who_has_the_token() {
 
 /// Everything that can be odd about an input, one at a time.
 fn inputs() -> Vec<Value> {
-    let odd = [json!(null), json!(true), json!(1), json!(1.5), json!(""), json!("x"), json!([]), json!(["memory.*", 1, null, "*"]), json!({}), json!({"admin": "admin"})];
-    let paths = ["", "/subject", "/subject/id", "/subject/tenant", "/subject/scopes", "/subject/roles", "/action", "/resource", "/resource/id", "/resource/tenant"];
+    let odd = [
+        json!(null),
+        json!(true),
+        json!(1),
+        json!(1.5),
+        json!(""),
+        json!("x"),
+        json!([]),
+        json!(["memory.*", 1, null, "*"]),
+        json!({}),
+        json!({"admin": "admin"}),
+    ];
+    let paths = [
+        "",
+        "/subject",
+        "/subject/id",
+        "/subject/tenant",
+        "/subject/scopes",
+        "/subject/roles",
+        "/action",
+        "/resource",
+        "/resource/id",
+        "/resource/tenant",
+    ];
     let mut inputs = Vec::new();
-    for action in ["memory.read", "memory.delete", "memory.burn", "conversation.send", "tool.execute", "settings.read", "settings.update", "tool.catalog.update", "llm.invoke", "audit.read", "constitution.load", "admin.users", "admin.", "admin"] {
+    for action in [
+        "memory.read",
+        "memory.delete",
+        "memory.burn",
+        "conversation.send",
+        "tool.execute",
+        "settings.read",
+        "settings.update",
+        "tool.catalog.update",
+        "llm.invoke",
+        "audit.read",
+        "constitution.load",
+        "admin.users",
+        "admin.",
+        "admin",
+    ] {
         inputs.push(request(action));
         let mut admin = request(action);
         admin["subject"]["roles"] = json!(["admin"]);
@@ -240,13 +287,17 @@ async fn the_embedded_engine_decides_as_opa_does() {
     let policy = "package tenant_policies.policed\n\ndeny contains reason if {\n\tsome tool in {\"shell\", \"m1\"}\n\tinput.resource.id == tool\n\treason := sprintf(\"no %s, %d\", [tool, count(input.subject.scopes)])\n}\n\ndeny contains \"night\" if not regex.match(`^memory\\.`, input.action)\n";
     let documents = [
         ("suspended.json", r#"{"suspended": true, "obligations": {"a": 1}}"#),
-        ("bound.json", r#"{"denied_actions": ["memory.delete"], "denied_tools": ["shell"], "obligations": {"redact": ["email"], "n": 1.5}}"#),
+        (
+            "bound.json",
+            r#"{"denied_actions": ["memory.delete"], "denied_tools": ["shell"], "obligations": {"redact": ["email"], "n": 1.5}}"#,
+        ),
         ("odd \"name.json", r#"{"obligations": {"x": null}}"#),
     ];
     let bundle = ground.publish(&[map("data", &documents), map("policy", &[("p.rego", policy)])]);
     ground.active(&bundle).await;
     let (_, sources) = bundle::unpack(&bundle.bytes, &ground.signing).unwrap();
-    let tenants: std::collections::BTreeMap<_, _> = sources.values().flat_map(|source| &source.data).collect();
+    let tenants: std::collections::BTreeMap<_, _> =
+        sources.values().flat_map(|source| &source.data).collect();
     let mut files = core::files();
     files.push(File { path: "p.rego".into(), text: policy.into() });
     let mut embedded = Policies::load(&files, &json!({"tenants": tenants})).unwrap();

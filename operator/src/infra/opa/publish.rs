@@ -30,7 +30,9 @@ pub struct Published {
 /// Why nothing new is published.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
-    #[error("the policies of this release fail their tests, so what was published before stays: {0}. Go back to the release before, and report it")]
+    #[error(
+        "the policies of this release fail their tests, so what was published before stays: {0}. Go back to the release before, and report it"
+    )]
     PolicyTestsFailed(RegoError),
     #[error(transparent)]
     PolicyTooLarge(#[from] BundleError),

@@ -72,7 +72,9 @@ impl Module {
         let heads: Vec<_> = tree["rules"].as_array().into_iter().flatten().filter_map(head).collect();
         let is_test = |name: &&String| name.starts_with("test_");
         let rules: BTreeSet<_> = heads.iter().filter_map(|(path, _)| path.path.first().cloned()).collect();
-        let odd = heads.iter().find(|(head, kind)| head.path[0] == "deny" && (*kind != "Set" || head.path.len() > 1));
+        let odd = heads
+            .iter()
+            .find(|(head, kind)| head.path[0] == "deny" && (*kind != "Set" || head.path.len() > 1));
         let mut module = Self {
             package,
             tests: rules.iter().filter(is_test).cloned().collect(),
@@ -146,7 +148,9 @@ fn path_of(expression: &Value) -> Option<Mention> {
     }
     let bracket = expression.get("RefBrack")?;
     let mut mention = path_of(&bracket["refr"])?;
-    if let (true, Some(name)) = (is_written_out(&bracket["refr"]), bracket["index"]["String"]["value"].as_str()) {
+    if let (true, Some(name)) =
+        (is_written_out(&bracket["refr"]), bracket["index"]["String"]["value"].as_str())
+    {
         mention.path.push(name.to_owned());
     }
     Some(mention)
@@ -220,9 +224,14 @@ mod tests {
             let file = file(&format!("package a\np if {{\n\t{call}\n}}"));
             let error = Module::parse(&file).unwrap().check_calls(&file).unwrap_err();
             let name = call.split('(').next().unwrap();
-            assert!(matches!(&error, RegoError::Function { line: at, name: n, .. } if *at == line && n == name), "{error}");
+            assert!(
+                matches!(&error, RegoError::Function { line: at, name: n, .. } if *at == line && n == name),
+                "{error}"
+            );
         }
-        let known = file("package a\np if {\n\tstartswith(input.x, \"a\")\n\tregex.match(\"a\", input.x)\n\ttime.now_ns() > 1\n\tcount(input.x) > 1\n}");
+        let known = file(
+            "package a\np if {\n\tstartswith(input.x, \"a\")\n\tregex.match(\"a\", input.x)\n\ttime.now_ns() > 1\n\tcount(input.x) > 1\n}",
+        );
         assert_eq!(Module::parse(&known).unwrap().check_calls(&known), Ok(()));
     }
 
@@ -230,7 +239,9 @@ mod tests {
     fn deny_has_to_be_a_set() {
         let odd = |rule: &str| Module::parse(&file(&format!("package a\n{rule}"))).unwrap().odd_deny;
         assert_eq!(odd("deny contains \"x\" if input.x"), None);
-        for rule in ["deny if input.x", "deny := true", "default deny := false", "deny(x) if x", "deny[\"a\"] := 1"] {
+        for rule in
+            ["deny if input.x", "deny := true", "default deny := false", "deny(x) if x", "deny[\"a\"] := 1"]
+        {
             assert_eq!(odd(rule), Some(2), "{rule}");
         }
     }

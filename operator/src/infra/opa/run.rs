@@ -91,7 +91,8 @@ async fn publish(
         let message = format!("the policies of revision {} are published", published.bundle.revision);
         applied.notes.push(Note::normal(reason::POLICY_PUBLISHED, message));
     }
-    let news = published.refused.iter().filter(|(map, why)| before.is_none_or(|b| b.refused.get(*map) != Some(why)));
+    let news =
+        published.refused.iter().filter(|(map, why)| before.is_none_or(|b| b.refused.get(*map) != Some(why)));
     applied.notes.extend(news.map(|(_, why)| Note::warning(reason::POLICY_REFUSED, why.clone())));
     Ok(())
 }

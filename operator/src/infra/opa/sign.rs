@@ -45,7 +45,8 @@ impl Signing {
     /// Which key of the Secret cannot be used, and why.
     pub fn read(secret: &Secret) -> Result<Self, (&'static str, &'static str)> {
         let pem = secret::text(secret, PRIVATE).ok_or((PRIVATE, "is missing or empty"))?;
-        let key = SigningKey::from_pkcs8_pem(&pem).map_err(|_| (PRIVATE, "is no private key on P-256 in PEM"))?;
+        let key =
+            SigningKey::from_pkcs8_pem(&pem).map_err(|_| (PRIVATE, "is no private key on P-256 in PEM"))?;
         let token = secret::text(secret, TOKEN).ok_or((TOKEN, "is missing or empty"))?;
         Ok(Self { key, token })
     }
@@ -83,6 +84,7 @@ impl Signing {
         let header = part(&json!({"alg": "ES256", "typ": "JWT", "kid": self.id()}));
         let body = format!("{header}.{}", part(&json!({"files": files, "keyid": self.id()})));
         let signature: Signature = self.key.sign(body.as_bytes());
-        json!({"signatures": [format!("{body}.{}", BASE64URL_NOPAD.encode(&signature.to_bytes()))]}).to_string()
+        json!({"signatures": [format!("{body}.{}", BASE64URL_NOPAD.encode(&signature.to_bytes()))]})
+            .to_string()
     }
 }

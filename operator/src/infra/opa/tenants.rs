@@ -36,11 +36,17 @@ pub struct Given {
 pub enum Refusal {
     #[error(transparent)]
     Rego(#[from] RegoError),
-    #[error("key {0} is neither a file NAME.rego under the label openpolicyagent.org/policy=rego nor TENANT.json under openpolicyagent.org/data=opa; rename it or set the label")]
+    #[error(
+        "key {0} is neither a file NAME.rego under the label openpolicyagent.org/policy=rego nor TENANT.json under openpolicyagent.org/data=opa; rename it or set the label"
+    )]
     Key(String),
-    #[error("{file}:1: the package is {package}, but a tenant's begins with tenant_policies.TENANT; rename it")]
+    #[error(
+        "{file}:1: the package is {package}, but a tenant's begins with tenant_policies.TENANT; rename it"
+    )]
     Package { file: String, package: String },
-    #[error("{file}:{line}: it reads {path}, but a tenant's policy sees only data.tenants.{tenant} and data.{PACKAGE}.{tenant}; remove it")]
+    #[error(
+        "{file}:{line}: it reads {path}, but a tenant's policy sees only data.tenants.{tenant} and data.{PACKAGE}.{tenant}; remove it"
+    )]
     Reads { file: String, line: u64, path: String, tenant: String },
     #[error("{file}:{line}: deny is no set; write `deny contains \"reason\" if {{ … }}`")]
     Deny { file: String, line: u64 },
@@ -93,7 +99,10 @@ impl Given {
     }
 
     fn files(&self) -> Vec<File> {
-        let file = |(name, text): (&String, &String)| File { path: bundle::path(&self.name, name), text: text.clone() };
+        let file = |(name, text): (&String, &String)| File {
+            path: bundle::path(&self.name, name),
+            text: text.clone(),
+        };
         self.policies.iter().map(file).collect()
     }
 
@@ -122,10 +131,14 @@ pub fn admit(given: &[Given], last: &Sources) -> Admitted {
                 admitted.sources.insert(one.name.clone(), source);
             }
             Err(refusal) => {
-                let before = last.get(&one.name).filter(|last| holds(&one.name, last, &admitted.sources).is_ok());
-                let stays = if before.is_some() { "what it had before stays" } else { "nothing of it is used" };
+                let before =
+                    last.get(&one.name).filter(|last| holds(&one.name, last, &admitted.sources).is_ok());
+                let stays =
+                    if before.is_some() { "what it had before stays" } else { "nothing of it is used" };
                 admitted.sources.extend(before.map(|source| (one.name.clone(), source.clone())));
-                admitted.refused.insert(one.name.clone(), format!("ConfigMap {}: {refusal} ({stays})", one.name));
+                admitted
+                    .refused
+                    .insert(one.name.clone(), format!("ConfigMap {}: {refusal} ({stays})", one.name));
             }
         }
     }
@@ -210,10 +223,16 @@ fn together(
 ) -> Result<Policies, Refusal> {
     let mut files = core::files();
     let own = source.policies.iter().map(|(key, text)| (name, key, text));
-    let beside = others.iter().flat_map(|(name, s)| s.policies.iter().map(move |(key, text)| (name.as_str(), key, text)));
+    let beside = others
+        .iter()
+        .flat_map(|(name, s)| s.policies.iter().map(move |(key, text)| (name.as_str(), key, text)));
     for (map, key, text) in own.clone().chain(beside) {
         let file = File { path: bundle::path(map, key), text: text.clone() };
-        if map == name || Module::parse(&file).and_then(|m| tenant_of(&file, &m).map_err(|_| RegoError::Tree(key.clone()))).is_ok_and(|t| tenants.contains(&t)) {
+        if map == name
+            || Module::parse(&file)
+                .and_then(|m| tenant_of(&file, &m).map_err(|_| RegoError::Tree(key.clone())))
+                .is_ok_and(|t| tenants.contains(&t))
+        {
             files.push(file);
         }
     }
@@ -250,7 +269,10 @@ pub mod tests {
     pub const NO_DELETE: &str = "package tenant_policies.acme\n\ndeny contains \"acme deletes nothing\" if input.action == \"memory.delete\"\n";
 
     fn refused(data: &[(&str, &str)]) -> String {
-        let good = map("z-good", &[("p.rego", "package tenant_policies.other\n\ndeny contains \"no\" if input.action == \"x\"\n")]);
+        let good = map(
+            "z-good",
+            &[("p.rego", "package tenant_policies.other\n\ndeny contains \"no\" if input.action == \"x\"\n")],
+        );
         let admitted = admit(&[map("bad", data), good], &Sources::new());
         assert_eq!(admitted.sources.keys().collect::<Vec<_>>(), ["z-good"], "the others go on");
         admitted.refused["bad"].clone()
@@ -260,7 +282,14 @@ pub mod tests {
     fn a_sound_policy_with_its_tests_and_data_is_taken() {
         let tests = "package tenant_policies.acme_test\n\ntest_x if data.tenant_policies.acme.deny[\"acme deletes nothing\"] with input as {\"action\": \"memory.delete\"}\n";
         let tests = tests.replace("tenant_policies.acme_test", "tenant_policies.acme.tests");
-        let given = map("one", &[("p.rego", NO_DELETE), ("p_test.rego", &tests), ("acme.json", r#"{"denied_tools": ["shell"]}"#)]);
+        let given = map(
+            "one",
+            &[
+                ("p.rego", NO_DELETE),
+                ("p_test.rego", &tests),
+                ("acme.json", r#"{"denied_tools": ["shell"]}"#),
+            ],
+        );
         let admitted = admit(&[given], &Sources::new());
         assert_eq!(admitted.refused, BTreeMap::new());
         let source = &admitted.sources["one"];
@@ -270,7 +299,8 @@ pub mod tests {
 
     #[test]
     fn what_is_not_sound_is_refused_alone_and_says_where_and_what_to_do() {
-        let deny = |body: &str| format!("package tenant_policies.acme\n\ndeny contains \"x\" if {{\n\t{body}\n}}\n");
+        let deny =
+            |body: &str| format!("package tenant_policies.acme\n\ndeny contains \"x\" if {{\n\t{body}\n}}\n");
         for (text, said) in [
             ("package tenant_policies.acme\n\ndeny contains if true\n".to_owned(), "bad/p.rego:3:15: unexpected keyword `if`"),
             (deny("y == 1"), "p.rego:4:5: use of undefined variable `y` is unsafe"),
@@ -313,7 +343,10 @@ pub mod tests {
         }
         let both = [map("a", &[("acme.json", "{}")]), map("b", &[("acme.json", "{}")])];
         let admitted = admit(&both, &Sources::new());
-        assert!(admitted.refused["b"].contains("tenant acme has a document in ConfigMap a already"), "{admitted:?}");
+        assert!(
+            admitted.refused["b"].contains("tenant acme has a document in ConfigMap a already"),
+            "{admitted:?}"
+        );
     }
 
     #[test]
@@ -329,6 +362,9 @@ pub mod tests {
         let both = admit(&[second, first], &there);
         assert_eq!(both.refused.keys().collect::<Vec<_>>(), ["a"], "{both:?}");
         assert_eq!(admit(&[], &good), Admitted::default(), "what is gone is gone");
-        assert!(good["one"].policies.contains_key("p.rego") && path("one", "p.rego") == "tenant_policies/one/p.rego");
+        assert!(
+            good["one"].policies.contains_key("p.rego")
+                && path("one", "p.rego") == "tenant_policies/one/p.rego"
+        );
     }
 }

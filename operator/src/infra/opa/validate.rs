@@ -85,13 +85,17 @@ fn read_managed(site: &Site<'_>, spec: &ManagedOpa, observed: &Observed) -> Resu
     };
     let namespace = || site.owner.namespace.clone();
     let signing = match &observed.signing {
-        Some(secret) => Some(Signing::read(secret).map_err(|(key, problem)| Blocked::SecretValueInvalid {
-            namespace: namespace(),
-            name: object::OPA_SIGNING.into(),
-            key,
-            problem,
-        })?),
-        None if observed.deployment.is_some() => return Err(Blocked::SigningKeyLost { namespace: namespace() }),
+        Some(secret) => {
+            Some(Signing::read(secret).map_err(|(key, problem)| Blocked::SecretValueInvalid {
+                namespace: namespace(),
+                name: object::OPA_SIGNING.into(),
+                key,
+                problem,
+            })?)
+        }
+        None if observed.deployment.is_some() => {
+            return Err(Blocked::SigningKeyLost { namespace: namespace() });
+        }
         None => None,
     };
     Ok(Managed {
@@ -107,12 +111,19 @@ fn read_external(site: &Site<'_>, name: &str, secret: Option<&Secret>) -> Result
     let read = Reader::new(site, name, secret, &["url"])?;
     let wrong = || read.invalid("url", "is no http(s)://host:port");
     let url = Url::parse(&read.required("url")?).map_err(|_| wrong())?;
-    let is_plain = ["http", "https"].contains(&url.scheme()) && url.query().is_none() && url.username().is_empty();
-    let (host, port) = (url.host_str().ok_or_else(wrong)?.to_owned(), url.port_or_known_default().ok_or_else(wrong)?);
+    let is_plain =
+        ["http", "https"].contains(&url.scheme()) && url.query().is_none() && url.username().is_empty();
+    let (host, port) =
+        (url.host_str().ok_or_else(wrong)?.to_owned(), url.port_or_known_default().ok_or_else(wrong)?);
     if !is_plain {
         return Err(wrong());
     }
-    Ok(Connection { url: url.as_str().trim_end_matches('/').to_owned(), host, port, token: read.optional("token")? })
+    Ok(Connection {
+        url: url.as_str().trim_end_matches('/').to_owned(),
+        host,
+        port,
+        token: read.optional("token")?,
+    })
 }
 
 #[cfg(test)]
@@ -150,7 +161,10 @@ mod tests {
         assert_eq!(opa(json!({"opa": {"managed": {}}}), &observed).unwrap_err().reason(), "SigningKeyLost");
         for wrong in [&[("token", "t")][..], &[("private.pem", "x"), ("token", "t")]] {
             let observed = Observed { signing: Some(fixture::secret(wrong)), ..Observed::default() };
-            assert_eq!(opa(json!({"opa": {"managed": {}}}), &observed).unwrap_err().reason(), "SecretValueInvalid");
+            assert_eq!(
+                opa(json!({"opa": {"managed": {}}}), &observed).unwrap_err().reason(),
+                "SecretValueInvalid"
+            );
         }
     }
 
@@ -160,8 +174,13 @@ mod tests {
             let observed = Observed { external: Some(fixture::secret(data)), ..Observed::default() };
             opa(json!({"opa": {"external": {"secretRef": {"name": "o"}}}}), &observed)
         };
-        let Opa::External(opa) = with(&[("url", "https://opa.example/x/"), ("token", "t")]).unwrap() else { panic!() };
-        assert_eq!((opa.url.as_str(), opa.host.as_str(), opa.port), ("https://opa.example/x", "opa.example", 443));
+        let Opa::External(opa) = with(&[("url", "https://opa.example/x/"), ("token", "t")]).unwrap() else {
+            panic!()
+        };
+        assert_eq!(
+            (opa.url.as_str(), opa.host.as_str(), opa.port),
+            ("https://opa.example/x", "opa.example", 443)
+        );
         for wrong in ["opa:8181", "ftp://a", "http://u:p@h", "http://h?x"] {
             assert_eq!(with(&[("url", wrong)]).unwrap_err().reason(), "SecretValueInvalid", "{wrong}");
         }
