@@ -29,8 +29,8 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use futures::FutureExt;
 use kube::Client;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
@@ -108,7 +108,8 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let server = tokio::spawn(health::serve(args.http_addr, health.clone(), stop.clone()));
     // Without the lease, too: OPA may ask any replica.
     let listener = TcpListener::bind(args.bundle_addr).await;
-    let listener = listener.with_context(|| format!("cannot listen on --bundle-addr {}", args.bundle_addr))?;
+    let listener =
+        listener.with_context(|| format!("cannot listen on --bundle-addr {}", args.bundle_addr))?;
     let bundles = tokio::spawn(bundles::serve(listener, client.clone(), stop.clone()));
     let (triggers, triggered) = mpsc::unbounded_channel();
     let ctx = Arc::new(Context {

@@ -27,7 +27,9 @@ impl Outside {
         let redis = Redis::start().await.unwrap();
         let policies = soma_testenv::checkout().join("config/policies/soma.rego");
         let policies = std::fs::read_to_string(policies).unwrap();
-        let opa = Opa::start_with(&json!({"status": {"prometheus": true}}), &[("soma.rego", &policies)]).await.unwrap();
+        let opa = Opa::start_with(&json!({"status": {"prometheus": true}}), &[("soma.rego", &policies)])
+            .await
+            .unwrap();
         Self { postgres, vault, kafka, etcd, redis, opa }
     }
 
