@@ -31,7 +31,7 @@ use crate::names::{label, object};
 /// Requests that wait or are answered at a time.
 const REQUESTS: usize = 256;
 /// Longest wait for something new.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 /// What says that this server knows how to wait.
 const MEDIA_TYPE: &str = "application/vnd.openpolicyagent.bundles";
 

@@ -105,7 +105,7 @@ impl Kind for SomaInfra {
                 kafka::remove_data(ctx, &writer, infra).await?;
                 etcd::remove_data(ctx, &writer, infra).await?;
                 redis::remove_data(ctx, &writer, infra).await?;
-                opa::remove_data(ctx, &writer, infra).await?;
+                Box::pin(opa::remove_data(ctx, &writer, infra)).await?;
                 Note::normal(
                     reason::DATA_DELETED,
                     "volumes and Secrets are deleted, as deletionPolicy Delete says",

@@ -71,7 +71,7 @@ impl Entry {
     /// What OPA takes the hash of. Of JSON that is not the text but what its own encoder writes, which is the same but
     /// for two line separators that it always escapes.
     pub fn hashed(&self) -> String {
-        if self.path.ends_with(".rego") {
+        if self.path.strip_suffix(".rego").is_some() {
             return self.text.clone();
         }
         self.text.replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029")

@@ -46,7 +46,7 @@ impl Policies {
 
     /// Runs the tests of a file; they pass when they are true.
     pub fn test(&mut self, file: &File, module: &Module) -> Result<(), RegoError> {
-        let package = module.package.iter().map(|part| format!("[{}]", json!(part))).collect::<String>();
+        let package = module.package.iter().map(|part| json!([part]).to_string()).collect::<String>();
         for test in &module.tests {
             let fails = |how: String| RegoError::Test { file: file.path.clone(), test: test.clone(), how };
             match self.ask(&format!("data{package}.{test}"), &json!({})) {

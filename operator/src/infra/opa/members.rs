@@ -96,9 +96,15 @@ pub struct Member<'a> {
     pub status: Result<Status, String>,
 }
 
+/// It is not on its way out, nor did it end, as one that was evicted.
+fn stays(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    pod.metadata.deletion_timestamp.is_none() && !matches!(phase, Some("Failed" | "Succeeded"))
+}
+
 /// Asks every pod that stays.
 pub async fn look<'a>(http: &reqwest::Client, pods: &'a [Pod]) -> Vec<Member<'a>> {
-    let asked = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).map(async |pod| {
+    let asked = pods.iter().filter(|pod| stays(pod)).map(async |pod| {
         let address = pod.status.as_ref().and_then(|status| status.pod_ip.as_ref());
         let status = match address {
             Some(ip) if ip.contains(':') => ask(http, &format!("http://[{ip}]:{PORT}"), None).await,
@@ -170,9 +176,10 @@ pub fn state(members: &[Member<'_>], replicas: u16, revision: &str) -> State {
         return State::Stuck { reason: "PolicyNotActivated", message, serving };
     }
     if let Some(trouble) = pods::trouble(members.iter().map(|member| member.pod)) {
-        return match serving {
-            true => State::Stuck { reason: trouble.reason, message: trouble.message, serving },
-            false => State::Broken(trouble),
+        return if serving {
+            State::Stuck { reason: trouble.reason, message: trouble.message, serving }
+        } else {
+            State::Broken(trouble)
         };
     }
     let waiting: Vec<_> = members
@@ -198,4 +205,61 @@ pub fn rolling(deployment: &Deployment) -> Option<String> {
     let current = status.observed_generation == deployment.metadata.generation;
     (!current || updated < wanted || all > updated)
         .then(|| format!("{updated} of {wanted} pods run the newest template"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn pod(name: &str, ready: bool) -> Pod {
+        let ready = if ready { "True" } else { "False" };
+        let status = json!({"conditions": [{"type": "Ready", "status": ready}]});
+        serde_json::from_value(json!({"metadata": {"name": name}, "status": status})).unwrap()
+    }
+
+    fn at(revision: &str) -> Status {
+        Status { version: "1".into(), revision: Some(revision.into()), ..Status::default() }
+    }
+
+    #[test]
+    fn it_is_ready_when_every_replica_has_the_revision() {
+        let (a, b) = (pod("a", true), pod("b", true));
+        let members =
+            |first, second| vec![Member { pod: &a, status: first }, Member { pod: &b, status: second }];
+        assert!(
+            matches!(state(&members(Ok(at("new")), Ok(at("new"))), 2, "new"), State::Ready { version } if version == "1")
+        );
+        let one = state(&members(Ok(at("new")), Ok(at("old"))), 2, "new");
+        assert!(
+            matches!(&one, State::Repairing(what) if what.contains("b (waiting for revision new)")),
+            "{one:?}"
+        );
+        let fewer = state(&members(Ok(at("new")), Ok(at("new"))), 3, "new");
+        assert!(matches!(&fewer, State::Repairing(what) if what == "2 of 3 pods are there"), "{fewer:?}");
+        let silent = state(&members(Err("no answer".into()), Err("no answer".into())), 2, "new");
+        assert!(matches!(&silent, State::Forming(what) if what.contains("a (no answer)")), "{silent:?}");
+        let refusing = Status { trouble: Some("rego_type_error".into()), refuses: true, ..at("old") };
+        let stuck = state(&members(Ok(at("new")), Ok(refusing)), 2, "new");
+        assert!(
+            matches!(&stuck, State::Stuck { reason: "PolicyNotActivated", message, serving: true } if message.starts_with("b refuses")),
+            "{stuck:?}"
+        );
+    }
+
+    #[test]
+    fn a_bundle_that_came_and_was_refused_is_told_from_one_that_did_not_come() {
+        let status = |bundle: Value| {
+            let plugins = json!({"labels": {"version": "1"}, "bundles": {"soma": bundle}});
+            read(serde_json::from_value(plugins).unwrap())
+        };
+        let refused = json!({"active_revision": "r", "message": "m", "errors": [{"message": "e"}],
+            "last_successful_download": "2", "last_request": "2", "last_successful_activation": "1"});
+        let refused = status(refused);
+        assert_eq!((refused.refuses, refused.trouble.as_deref()), (true, Some("e")));
+        let away = json!({"active_revision": "r", "message": "m", "last_successful_download": "1",
+            "last_request": "2", "last_successful_activation": "1"});
+        assert!(!status(away).refuses);
+        assert_eq!(status(json!({"active_revision": "r"})).trouble, None);
+    }
 }

@@ -169,7 +169,7 @@ async fn a_policy_becomes_active_without_a_restart_and_only_the_operators_does()
     }
 
     // It comes back with what it had, also while the operator is away.
-    ground.shelf.send_modify(|shelf| shelf.clear());
+    ground.shelf.send_modify(Shelf::clear);
     ground.opa.kill().await.unwrap();
     ground.opa.start_again().await.unwrap();
     ground.active(&second).await;

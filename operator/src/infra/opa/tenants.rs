@@ -86,7 +86,7 @@ impl Given {
         let is = |key: &str, value: &str| map.labels().get(key).is_some_and(|found| found == value);
         let (policy, data) = (is(label::POLICY, "rego"), is(label::POLICY_DATA, "opa"));
         for (key, text) in map.data.iter().flatten() {
-            if policy && key.ends_with(".rego") {
+            if policy && key.strip_suffix(".rego").is_some() {
                 given.policies.insert(key.clone(), text.clone());
             } else if let (true, Some(tenant)) = (data, key.strip_suffix(".json")) {
                 given.data.insert(tenant.to_owned(), text.clone());
@@ -213,7 +213,7 @@ fn holds(name: &str, source: &Source, others: &Sources) -> Result<Vec<String>, R
     Ok(tenants)
 }
 
-/// A policy that is refused, or broken, where it is one of several: only those of its own tenants can meet it.
+/// Loads a ConfigMap beside the others. Of their policies only those of its own tenants can meet its own.
 fn together(
     name: &str,
     source: &Source,
@@ -222,20 +222,16 @@ fn together(
     tests: &[&File],
 ) -> Result<Policies, Refusal> {
     let mut files = core::files();
-    let own = source.policies.iter().map(|(key, text)| (name, key, text));
-    let beside = others
-        .iter()
-        .flat_map(|(name, s)| s.policies.iter().map(move |(key, text)| (name.as_str(), key, text)));
-    for (map, key, text) in own.clone().chain(beside) {
-        let file = File { path: bundle::path(map, key), text: text.clone() };
-        if map == name
-            || Module::parse(&file)
-                .and_then(|m| tenant_of(&file, &m).map_err(|_| RegoError::Tree(key.clone())))
-                .is_ok_and(|t| tenants.contains(&t))
-        {
-            files.push(file);
-        }
-    }
+    let file = |map: &str, (key, text): (&String, &String)| File {
+        path: bundle::path(map, key),
+        text: text.clone(),
+    };
+    files.extend(source.policies.iter().map(|policy| file(name, policy)));
+    let beside = others.iter().flat_map(|(map, s)| s.policies.iter().map(move |policy| file(map, policy)));
+    files.extend(beside.filter(|file| {
+        let tenant = Module::parse(file).ok().and_then(|module| tenant_of(file, &module).ok());
+        tenant.is_some_and(|tenant| tenants.contains(&tenant))
+    }));
     files.extend(tests.iter().map(|file| (*file).clone()));
     let documents: BTreeMap<_, _> = others.values().chain([source]).flat_map(|source| &source.data).collect();
     Ok(Policies::load(&files, &json!({"tenants": documents}))?)
