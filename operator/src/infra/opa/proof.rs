@@ -144,7 +144,7 @@ async fn a_policy_becomes_active_without_a_restart_and_only_the_operators_does()
     assert_eq!(denied["reasons"], json!(["acme deletes nothing"]));
     assert_eq!(ground.decide(&request("memory.read")).await["allow"], true);
 
-    // Signed by another key, and one that was changed on its way.
+    // Signed by another key.
     let foreign = bundle::pack(&[].into(), &Signing::generate()).unwrap();
     ground.serve(foreign.bytes);
     let status = ground.until("a foreign bundle is refused", |status| status.trouble.is_some()).await;
