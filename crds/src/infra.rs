@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::backup::{Backup, BackupStatus};
 use crate::etcd::Etcd;
 use crate::kafka::Kafka;
+use crate::opa::Opa;
 use crate::redis::Redis;
 use crate::shared::{self, DeletionPolicy, LocalRef, Quantity};
 use crate::vault::Vault;
@@ -37,6 +38,7 @@ use crate::vault::Vault;
     validation = Rule::new("has(self.spec.kafka) == has(oldSelf.spec.kafka) || !has((has(self.spec.kafka) ? self : oldSelf).spec.kafka.external)").message("the mode of a live Kafka cannot change, and an absent `kafka` is managed; create another SomaInfra"),
     validation = Rule::new("has(self.spec.etcd) == has(oldSelf.spec.etcd) || !has((has(self.spec.etcd) ? self : oldSelf).spec.etcd.external)").message("the mode of a live etcd cannot change, and an absent `etcd` is managed; create another SomaInfra"),
     validation = Rule::new("has(self.spec.redis) == has(oldSelf.spec.redis) || !has((has(self.spec.redis) ? self : oldSelf).spec.redis.external)").message("the mode of a live Redis cannot change, and an absent `redis` is managed; create another SomaInfra"),
+    validation = Rule::new("has(self.spec.opa) == has(oldSelf.spec.opa) || !has((has(self.spec.opa) ? self : oldSelf).spec.opa.external)").message("the mode of a live OPA cannot change, and an absent `opa` is managed; set disabled first"),
     validation = Rule::new("self.metadata.name.size() <= 52").message("metadata.name must have at most 52 characters: names of its objects are made from it")
 )]
 #[serde(rename_all = "camelCase")]
@@ -60,6 +62,9 @@ pub struct SomaInfraSpec {
     /// The cache. Exactly one of `managed`, `external` and `disabled`; managed when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis: Option<Redis>,
+    /// What decides who may do what. Exactly one of `managed`, `external` and `disabled`; managed when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opa: Option<Opa>,
     /// Namespaces in which the components' short names resolve, such as `postgres.soma.svc.cluster.local` for `soma`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(

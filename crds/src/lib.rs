@@ -13,6 +13,7 @@ mod etcd;
 mod infra;
 mod kafka;
 mod namespace;
+mod opa;
 mod redis;
 mod reference;
 mod shared;
@@ -29,6 +30,7 @@ pub use kafka::{ExternalKafka, Kafka, ManagedKafka, SettingValue};
 pub use namespace::{
     Embedding, MemoryNamespace, MemoryNamespaceSpec, MemoryNamespaceStatus, Model, Provider, Quota, Usage,
 };
+pub use opa::{ExternalOpa, ManagedOpa, Opa};
 pub use redis::{ExternalRedis, ManagedRedis, MaxmemoryPolicy, Redis, RedisMode};
 pub use shared::{DeletionPolicy, LocalRef, NamespacedRef, Quantity, condition};
 pub use stack::{

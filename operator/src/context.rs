@@ -22,6 +22,8 @@ pub struct Addresses {
     pub postgres: Option<String>,
     /// The operator's own image, which takes backups.
     pub image: String,
+    /// Base URL under which OPA finds its policies with the operator.
+    pub bundles: String,
 }
 
 impl Addresses {

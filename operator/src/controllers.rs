@@ -22,7 +22,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use crate::apply::Child;
 use crate::context::Context;
 use crate::error::chain;
-use crate::infra::CLAIM_PREFIX;
+use crate::infra::{CLAIM_PREFIX, POLICIES_GIVEN};
 use crate::names::{children_of, object, owner_of};
 use crate::namespace::followers::Trigger;
 use crate::reconcile::{Kind, reconcile, reference, retry};
@@ -92,6 +92,8 @@ fn infra(ctx: &Context) -> Controller<Watched<SomaInfra>> {
     let (by_secret, by_claim, by_namespace, by_sibling) =
         (controller.store(), controller.store(), controller.store(), controller.store());
     let controller = children::<_, StatefulSet>(controller, ctx);
+    let controller = children::<_, Deployment>(controller, ctx);
+    let controller = children::<_, ConfigMap>(controller, ctx);
     let controller = children::<_, Pod>(controller, ctx);
     let controller = children::<_, Service>(controller, ctx);
     let controller = children::<_, PodDisruptionBudget>(controller, ctx);
@@ -99,6 +101,13 @@ fn infra(ctx: &Context) -> Controller<Watched<SomaInfra>> {
     let controller = children::<_, Secret>(controller, ctx);
     let controller = children::<_, CronJob>(controller, ctx);
     let controller = children::<_, Job>(controller, ctx);
+    let controller = POLICIES_GIVEN.into_iter().fold(controller, |controller, (key, value)| {
+        let by_policy = controller.store();
+        let labelled = watcher::Config::default().labels(&format!("{key}={value}"));
+        controller.watches(metadata::<ConfigMap>(ctx), labelled, move |map| {
+            find(&by_policy, |infra: &SomaInfra| infra.namespace() == map.namespace())
+        })
+    });
     controller
         // Secrets people make, for an external component or restored from a backup, carry no label of ours.
         .watches(metadata::<Secret>(ctx), watcher::Config::default(), move |secret| {
@@ -111,6 +120,7 @@ fn infra(ctx: &Context) -> Controller<Watched<SomaInfra>> {
                     spec.kafka.as_ref().and_then(|kafka| kafka.external.as_ref()).map(|e| &e.secret_ref),
                     spec.etcd.as_ref().and_then(|etcd| etcd.external.as_ref()).map(|e| &e.secret_ref),
                     spec.redis.as_ref().and_then(|redis| redis.external.as_ref()).map(|e| &e.secret_ref),
+                    spec.opa.as_ref().and_then(|opa| opa.external.as_ref()).map(|e| &e.secret_ref),
                 ];
                 let refers = external.into_iter().flatten().any(|secret| secret.name == name)
                     || object::KEPT.contains(&name.as_str());

@@ -2,6 +2,7 @@
 
 mod apply;
 mod backup;
+mod bundles;
 mod check;
 mod conditions;
 mod context;
@@ -29,6 +30,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use futures::FutureExt;
 use kube::Client;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
@@ -64,6 +66,12 @@ struct RunArgs {
     /// Address of /healthz, /readyz and /metrics.
     #[arg(long, env = "SOMA_HTTP_ADDR", default_value = "0.0.0.0:8081")]
     http_addr: SocketAddr,
+    /// Address of /bundles, from which OPA gets its policies.
+    #[arg(long, env = "SOMA_BUNDLE_ADDR", default_value = "0.0.0.0:8082")]
+    bundle_addr: SocketAddr,
+    /// Base URL of that address, as OPA's pods reach it.
+    #[arg(long, env = "SOMA_BUNDLE_URL", default_value = "http://soma-operator.soma-system.svc:8082")]
+    bundle_url: String,
     /// Base URL of a stack's memory service; `{namespace}` stands for the stack's namespace.
     #[arg(long, env = "SOMA_MEMORY_URL", default_value = "http://memory.{namespace}.svc:9595")]
     memory_url: String,
@@ -112,12 +120,22 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let health = Health::new(metrics.clone());
     let election = args.lease.election(client.clone(), &identity)?;
     let server = tokio::spawn(health::serve(args.http_addr, health.clone(), stop.clone()));
+    // Without the lease, too: OPA may ask any replica.
+    let listener = TcpListener::bind(args.bundle_addr).await;
+    let listener =
+        listener.with_context(|| format!("cannot listen on --bundle-addr {}", args.bundle_addr))?;
+    let bundles = tokio::spawn(bundles::serve(listener, client.clone(), stop.clone()));
     let (triggers, triggered) = mpsc::unbounded_channel();
     let ctx = Arc::new(Context {
         events: Publisher::new(client.clone(), &identity),
         http: reqwest::Client::builder().build().context("cannot make an HTTP client")?,
         metrics: metrics.clone(),
-        addresses: Addresses { memory: args.memory_url, postgres: args.postgres_address, image: args.image },
+        addresses: Addresses {
+            memory: args.memory_url,
+            postgres: args.postgres_address,
+            image: args.image,
+            bundles: args.bundle_url,
+        },
         backoff: Backoff::default(),
         followers: Followers::new(triggers),
         client: client.clone(),
@@ -131,7 +149,8 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let work = controllers::run(ctx, triggered, stop.clone());
     let ended = Box::pin(leader::lead(election, &metrics, stop.clone(), work)).await;
     anyhow::ensure!(ended == Ended::Stopped, "the lease is lost; another operator may hold it");
-    server.await?.context("cannot serve health and metrics")
+    server.await?.context("cannot serve health and metrics")?;
+    bundles.await?.context("cannot serve bundles of policies")
 }
 
 /// Ends at SIGTERM or SIGINT.

@@ -24,6 +24,10 @@ pub mod label {
     pub const CONFIG_HASH_SHORT: &str = "configHash";
     /// Role of a Service: `alias` for a short name in another namespace.
     pub const ROLE: &str = "somastack.dev/role";
+    /// On a ConfigMap with policies of tenants; the label kube-mgmt knows, with the value `rego`.
+    pub const POLICY: &str = "openpolicyagent.org/policy";
+    /// On a ConfigMap with data about tenants; the label kube-mgmt knows, with the value `opa`.
+    pub const POLICY_DATA: &str = "openpolicyagent.org/data";
 }
 
 /// Annotation that holds the hash of what was last applied, so that a field removed from the intent is noticed.
@@ -61,8 +65,13 @@ pub mod object {
     pub const REDIS: &str = "redis";
     pub const REDIS_USERS: &str = "redis-users";
     pub const REDIS_CONN: &str = "redis-conn";
+    pub const OPA: &str = "opa";
+    pub const OPA_SIGNING: &str = "opa-signing";
+    pub const OPA_BUNDLE: &str = "opa-bundle";
+    pub const OPA_CONN: &str = "opa-conn";
     /// Secrets without which volumes cannot be used; people restore them from backups.
-    pub const KEPT: [&str; 5] = [POSTGRES_SECRET, VAULT_UNSEAL, KAFKA_CLUSTER, ETCD_CLUSTER, REDIS_USERS];
+    pub const KEPT: [&str; 6] =
+        [POSTGRES_SECRET, VAULT_UNSEAL, KAFKA_CLUSTER, ETCD_CLUSTER, REDIS_USERS, OPA_SIGNING];
     /// Name of the CronJob of a component's backups, and of the claim they are kept on.
     pub fn backup(component: &str) -> String {
         format!("{component}-backup")
@@ -88,6 +97,8 @@ pub mod reason {
     pub const VOLUME_GROWS: &str = "VolumeGrows";
     pub const DEFRAGMENTED: &str = "Defragmented";
     pub const MEMBER_CHANGED: &str = "MemberChanged";
+    pub const POLICY_PUBLISHED: &str = "PolicyPublished";
+    pub const POLICY_REFUSED: &str = "PolicyRefused";
     pub const DRIFT_REPAIRED: &str = "DriftRepaired";
     pub const DATA_KEPT: &str = "DataKept";
     pub const DATA_DELETED: &str = "DataDeleted";

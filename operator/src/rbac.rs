@@ -49,14 +49,14 @@ const CLUSTER: &[Rule] = &[
         resources: &["deployments", "statefulsets"],
         verbs: OWN,
         names: &[],
-        reason: "The memory service is a Deployment per revision, Postgres a StatefulSet; delete collects old revisions and lets a volume grow.",
+        reason: "The memory service is a Deployment per revision, OPA one, Postgres a StatefulSet; delete collects old revisions and lets a volume grow.",
     },
     Rule {
         groups: &[""],
         resources: &["services", "configmaps"],
         verbs: OWN,
         names: &[],
-        reason: "Services and aliases, and one immutable ConfigMap per configuration; delete collects what nothing uses.",
+        reason: "Services and aliases, one immutable ConfigMap per configuration, and the policies, those of tenants among them; delete collects what nothing uses.",
     },
     Rule {
         groups: &[""],

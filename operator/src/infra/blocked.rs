@@ -24,6 +24,10 @@ pub enum Blocked {
         "the volume {claim} exists but Secret {namespace}/{name} with its password does not, or lacks a key; a new password would not open the data. Restore the Secret from a backup, or, to begin with empty data, delete the volume with `kubectl -n {namespace} delete statefulset/{component} pvc/{claim}`"
     )]
     PasswordLost { namespace: String, component: &'static str, name: &'static str, claim: String },
+    #[error(
+        "OPA trusts a key that Secret {namespace}/opa-signing held, and the Secret does not exist. Restore it from a backup, or, to let another key be made, delete the pods that trust the old one with `kubectl -n {namespace} delete deployment opa`"
+    )]
+    SigningKeyLost { namespace: String },
     #[error("spec.{component}.managed.settings.{key} is set by the operator; remove it")]
     SettingOwned { component: &'static str, key: String },
     #[error(
@@ -52,6 +56,7 @@ impl Blocked {
             Self::SecretKeyMissing { .. } => "SecretKeyMissing",
             Self::SecretValueInvalid { .. } => "SecretValueInvalid",
             Self::PasswordLost { .. } => "PasswordLost",
+            Self::SigningKeyLost { .. } => "SigningKeyLost",
             Self::SettingOwned { .. } => "SettingOwned",
             Self::ModeFixed { .. } => "ModeFixed",
             Self::ResourcesInvalid { .. } => "ResourcesInvalid",

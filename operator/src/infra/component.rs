@@ -46,7 +46,7 @@ impl State {
         matches!(self, Self::Ready { .. })
     }
 
-    fn serves(&self) -> bool {
+    pub fn serves(&self) -> bool {
         self.is_ready() || matches!(self, Self::Repairing(_) | Self::Stuck { serving: true, .. })
     }
 }

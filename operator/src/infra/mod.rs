@@ -9,6 +9,7 @@ mod etcd;
 mod footprint;
 mod kafka;
 mod network;
+mod opa;
 mod postgres;
 mod redis;
 mod roll;
@@ -29,6 +30,7 @@ pub use vault::snapshot as vault_snapshot;
 
 pub use dereference::elder_among;
 use network::Guests;
+pub use opa::{BYTES as BUNDLE_BYTES, GIVEN as POLICIES_GIVEN, TOKEN as BUNDLE_TOKEN};
 pub use postgres::parse_sslmode;
 pub use set::CLAIM_PREFIX;
 
@@ -86,6 +88,7 @@ impl Kind for SomaInfra {
         reports.extend(Box::pin(kafka::drive(ctx, &writer, &site)).await);
         reports.extend(Box::pin(etcd::drive(ctx, &writer, &site)).await);
         reports.extend(Box::pin(redis::drive(ctx, &writer, &site)).await);
+        reports.extend(Box::pin(opa::drive(ctx, &writer, &site)).await);
         let aliases = alias::build(&site, &status::aliases(&reports), &observed)?;
         let mut batch = Batch::default();
         alias::apply(&writer, &aliases, &observed, &mut batch).await;
@@ -112,6 +115,7 @@ impl Kind for SomaInfra {
                 kafka::remove_data(ctx, &writer, infra).await?;
                 etcd::remove_data(ctx, &writer, infra).await?;
                 redis::remove_data(ctx, &writer, infra).await?;
+                Box::pin(opa::remove_data(ctx, &writer, infra)).await?;
                 Note::normal(
                     reason::DATA_DELETED,
                     "volumes and Secrets are deleted, as deletionPolicy Delete says",

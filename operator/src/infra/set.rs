@@ -289,7 +289,7 @@ pub async fn apply(
     batch.apply(writer, &policy).await;
     let grows = grow(writer, live, &set, &mut batch, applied).await;
     let now = if grows { None } else { batch.apply(writer, &set).await };
-    for stray in live.configs.iter().filter(|map| is_stray(map, config.as_ref(), live)) {
+    for stray in live.configs.iter().filter(|map| is_stray(map, config.as_ref(), live.pods.values())) {
         batch.note(writer.delete(stray, DeleteParams::default()).await);
     }
     applied.absorb(&batch);
@@ -297,17 +297,22 @@ pub async fn apply(
 }
 
 /// A configuration that neither the newest template nor any pod mounts.
-fn is_stray(map: &ConfigMap, newest: Option<&ConfigMap>, live: &Live) -> bool {
+pub fn is_stray<'a>(
+    map: &ConfigMap,
+    newest: Option<&ConfigMap>,
+    mut pods: impl Iterator<Item = &'a Pod>,
+) -> bool {
     let name = map.name_any();
     let mounts = |pod: &Pod| {
         let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
         volumes.filter_map(|v| v.config_map.as_ref()).any(|source| source.name == name)
     };
-    newest.is_none_or(|newest| newest.name_any() != name) && !live.pods.values().any(mounts)
+    newest.is_none_or(|newest| newest.name_any() != name) && !pods.any(mounts)
 }
 
 impl Applied {
-    fn absorb(&mut self, batch: &Batch) {
+    /// Takes over what a batch repaired, and what was refused.
+    pub fn absorb(&mut self, batch: &Batch) {
         self.notes.extend(batch.repaired.iter().map(|what| {
             Note::normal(reason::DRIFT_REPAIRED, format!("{what} was changed by somebody and is put back"))
         }));

@@ -6,7 +6,7 @@ use kube::Api;
 use serde_json::{Value, json};
 use soma_control_plane_tests::{Soma, text};
 use soma_crds::SomaInfra;
-use soma_testenv::{Etcd, Kafka, Postgres, Redis, Vault};
+use soma_testenv::{Etcd, Kafka, Opa, Postgres, Redis, Vault};
 
 /// The servers, and the Secrets that say where they are.
 struct Outside {
@@ -15,6 +15,7 @@ struct Outside {
     kafka: Kafka,
     etcd: Etcd,
     redis: Redis,
+    opa: Opa,
 }
 
 impl Outside {
@@ -24,10 +25,15 @@ impl Outside {
         postgres.psql("CREATE ROLE outsider LOGIN PASSWORD 'geheim'").await.unwrap();
         postgres.psql("CREATE DATABASE somamemory OWNER outsider").await.unwrap();
         let redis = Redis::start().await.unwrap();
-        Self { postgres, vault, kafka, etcd, redis }
+        let policies = soma_testenv::checkout().join("config/policies/soma.rego");
+        let policies = std::fs::read_to_string(policies).unwrap();
+        let opa = Opa::start_with(&json!({"status": {"prometheus": true}}), &[("soma.rego", &policies)])
+            .await
+            .unwrap();
+        Self { postgres, vault, kafka, etcd, redis, opa }
     }
 
-    fn secrets(&self) -> [Value; 5] {
+    fn secrets(&self) -> [Value; 6] {
         let secret = |name: &str, data: Value| {
             json!({
                 "apiVersion": "v1", "kind": "Secret",
@@ -56,6 +62,7 @@ impl Outside {
                 "redis",
                 json!({"host": "127.0.0.1", "port": self.redis.port().to_string(), "password": self.redis.password()}),
             ),
+            secret("opa", json!({"url": self.opa.url()})),
         ]
     }
 
@@ -92,13 +99,13 @@ async fn everything_may_run_elsewhere() {
     soma.kubectl(&["create", "namespace", "soma-infra"]).unwrap();
     let example = soma_testenv::checkout().join("examples/infra-external.yaml").display().to_string();
     soma.kubectl(&["apply", "-f", &example]).unwrap();
-    for component in ["postgres", "vault", "kafka", "etcd", "redis"] {
+    for component in ["postgres", "vault", "kafka", "etcd", "redis", "opa"] {
         is(component, "SecretMissing").await;
     }
     for secret in outside.secrets() {
         soma.apply(&secret).unwrap();
     }
-    for component in ["postgres", "kafka", "etcd", "redis"] {
+    for component in ["postgres", "kafka", "etcd", "redis", "opa"] {
         is(component, "Ready").await;
     }
     is("vault", "Sealed").await;
@@ -120,20 +127,27 @@ async fn everything_may_run_elsewhere() {
     assert_eq!(conn("vault", "address").await, outside.vault.url());
     assert_eq!(conn("etcd", "endpoints").await, outside.etcd.url());
     assert_eq!(conn("postgres", "host").await, "127.0.0.1");
-    for component in ["postgres", "vault", "kafka", "etcd"] {
+    for component in ["postgres", "vault", "kafka", "etcd", "opa"] {
         assert_eq!(conn(component, "mode").await, "external", "{component}");
     }
     assert_eq!(conn("redis", "port").await, outside.redis.port().to_string());
 
+    assert_eq!(conn("opa", "url").await, outside.opa.url());
+    assert_eq!(conn("opa", "decision").await, "/v1/data/soma/policy/allow");
+
     // One that goes away is named, and the last address stays; so is its return.
     outside.kafka.kill().await.unwrap();
     outside.etcd.kill().await.unwrap();
+    outside.opa.kill().await.unwrap();
     look_again("kafka", "2");
     is("kafka", "KafkaUnreachable").await;
     is("etcd", "EtcdUnreachable").await;
+    is("opa", "OpaUnreachable").await;
     assert_eq!(conn("kafka", "bootstrap").await, outside.kafka.bootstrap());
     outside.kafka.start_again().await.unwrap();
     outside.etcd.start_again().await.unwrap();
+    outside.opa.start_again().await.unwrap();
     is("kafka", "Ready").await;
     is("etcd", "Ready").await;
+    is("opa", "Ready").await;
 }

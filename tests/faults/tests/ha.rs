@@ -13,7 +13,8 @@ use soma_testenv::cache::Cache;
 use soma_testenv::images;
 
 /// Every component, with the members it has in `ha`.
-const MEMBERS: [(&str, usize); 5] = [("postgres", 1), ("vault", 3), ("kafka", 3), ("etcd", 3), ("redis", 6)];
+const MEMBERS: [(&str, usize); 6] =
+    [("postgres", 1), ("vault", 3), ("kafka", 3), ("etcd", 3), ("redis", 6), ("opa", 2)];
 /// How long nobody can reach the API server.
 const SILENCE: Duration = Duration::from_mins(1);
 
@@ -99,14 +100,12 @@ async fn operator_acts(node: &Node, friend: &str) -> Result<()> {
 async fn what_happens_to_machines_and_to_the_operator_loses_nothing() -> Result<()> {
     let start = || {
         let cache = Cache::open()?;
-        let images = [images::vault, images::kafka, images::etcd, images::redis];
+        let images = [images::vault, images::kafka, images::etcd, images::redis, images::opa];
         let images = images.iter().map(|image| image(&cache)).collect::<Result<_, _>>()?;
         Node::start_many(3, images)
     };
     let node = tokio::task::spawn_blocking(start).await??;
-    let example = soma_testenv::checkout().join("examples/infra-ha.yaml");
-    node.kubectl(&["apply", "-f", &example.display().to_string()])?;
-    node.patch_infra(&json!({"allowFrom": clients()}))?;
+    node.apply(&example(&node)?)?;
     settled(&node).await?;
     let mut writers = Writers::start(&node).await?;
     upgrade(&node, &mut writers).await?;
@@ -120,6 +119,22 @@ async fn what_happens_to_machines_and_to_the_operator_loses_nothing() -> Result<
         "everything that was acknowledged is there, no message to Kafka failed after retries",
     );
     node.faults.check("ha")
+}
+
+/// The example, with clients that are let in and so little CPU that two machines of two cores carry what three did.
+fn example(node: &Node) -> Result<Value> {
+    let file = soma_testenv::checkout().join("examples/infra-ha.yaml").display().to_string();
+    let list = node.kubectl(&["create", "--dry-run=client", "-o", "json", "-f", &file])?;
+    let mut list: Value = serde_json::from_str(&list)?;
+    let infra = list["items"]
+        .as_array_mut()
+        .and_then(|items| items.iter_mut().find(|item| item["kind"] == "SomaInfra"));
+    let spec = &mut infra.context("the example has no SomaInfra")?["spec"];
+    spec["allowFrom"] = json!(clients());
+    for (component, _) in MEMBERS {
+        spec[component]["managed"]["resources"] = json!({"requests": {"cpu": "20m"}});
+    }
+    Ok(list)
 }
 
 /// Another operator restarts nobody.
