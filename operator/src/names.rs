@@ -156,8 +156,69 @@ pub fn selector_text(labels: &BTreeMap<String, String>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
     use k8s_openapi::api::core::v1::Pod;
+
+    /// Every file below a folder.
+    fn files(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        entries
+            .flat_map(|path| {
+                if path.is_dir() { files(&path) } else { fs::read_to_string(&path).into_iter().collect() }
+            })
+            .collect()
+    }
+
+    /// What conditions and events call a cause, as the code writes it: constants, variants of errors, literals.
+    fn reasons() -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        for text in files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
+            let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+            let mut in_reason = false;
+            for line in code.lines() {
+                in_reason = (in_reason || line.contains("fn reason(")) && line != "    }";
+                let arm = in_reason.then_some("=> \"");
+                let constant = line.trim().starts_with("pub const").then_some("= \"");
+                let names = ["reason: \"", "unreachable: \""].into_iter().chain(arm).chain(constant);
+                for name in names.filter_map(|before| line.split(before).nth(1)?.split('"').next()) {
+                    let is_one = name.len() > 3
+                        && name.starts_with(|c: char| c.is_ascii_uppercase())
+                        && name.chars().all(|c| c.is_ascii_alphanumeric())
+                        && name.chars().any(|c| c.is_ascii_lowercase());
+                    if is_one {
+                        found.insert(name.to_owned());
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn every_reason_is_explained() {
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+        let pages: Vec<_> = ["operating.md", "components"]
+            .into_iter()
+            .flat_map(|name| {
+                let path = docs.join(name);
+                if path.is_dir() { files(&path) } else { vec![fs::read_to_string(path).unwrap()] }
+            })
+            .collect();
+        let all = reasons();
+        assert!(
+            all.contains("QuorumLost") && all.contains("SecretMissing") && all.contains("VolumeGrows"),
+            "{all:?}"
+        );
+        let missing: Vec<_> = all
+            .iter()
+            .filter(|reason| !pages.iter().any(|page| page.contains(&format!("`{reason}`"))))
+            .collect();
+        assert!(missing.is_empty(), "docs/operating.md and docs/components say nothing of {missing:?}");
+    }
 
     #[test]
     fn a_child_names_its_owner() {

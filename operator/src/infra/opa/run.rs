@@ -43,7 +43,7 @@ pub async fn run(
         Err(error) => Err(error),
     };
     let objects = build::objects(site, managed, &signing, &ctx.addresses.bundles)?;
-    apply(writer, observed, objects, applied).await;
+    Box::pin(apply(writer, observed, objects, applied)).await;
     // What is active counts, also where nothing new could be published.
     let active = published.as_ref().ok().or(last.as_ref().map(|last| &last.published));
     let revision = active.map(|active| active.bundle.revision.as_str()).unwrap_or_default();

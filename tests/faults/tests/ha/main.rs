@@ -1,10 +1,12 @@
 //! `examples/infra-ha.yaml` on three real nodes, under a writer for every component, through what happens to machines, to
 //! the API server and to the operator.
 
+mod backup;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::{Deserializer, Value, json};
 use soma_e2e_tests::checkers::kafka::Producer;
 use soma_e2e_tests::checkers::redis::service;
 use soma_e2e_tests::checkers::{etcd, postgres, redis, vault};
@@ -109,10 +111,12 @@ async fn what_happens_to_machines_and_to_the_operator_loses_nothing() -> Result<
     settled(&node).await?;
     let mut writers = Writers::start(&node).await?;
     upgrade(&node, &mut writers).await?;
+    backup::all(&node, &mut writers).await?;
     silence(&node, &mut writers).await?;
     every_redis(&node, &mut writers).await?;
     drain(&node, &mut writers).await?;
     lose_machine(&node, &mut writers).await?;
+    backup::restore(&node, &mut writers).await?;
     writers.verify().await?;
     node.faults.survived(
         "19, 21, 22, 23: a writer for each of Kafka, Redis, etcd, Vault and Postgres through all of this",
@@ -124,17 +128,15 @@ async fn what_happens_to_machines_and_to_the_operator_loses_nothing() -> Result<
 /// The example, with clients that are let in and so little CPU that two machines of two cores carry what three did.
 fn example(node: &Node) -> Result<Value> {
     let file = soma_testenv::checkout().join("examples/infra-ha.yaml").display().to_string();
-    let list = node.kubectl(&["create", "--dry-run=client", "-o", "json", "-f", &file])?;
-    let mut list: Value = serde_json::from_str(&list)?;
-    let infra = list["items"]
-        .as_array_mut()
-        .and_then(|items| items.iter_mut().find(|item| item["kind"] == "SomaInfra"));
+    let printed = node.kubectl(&["create", "--dry-run=client", "-o", "json", "-f", &file])?;
+    let mut items = Deserializer::from_str(&printed).into_iter().collect::<Result<Vec<Value>, _>>()?;
+    let infra = items.iter_mut().find(|item| item["kind"] == "SomaInfra");
     let spec = &mut infra.context("the example has no SomaInfra")?["spec"];
     spec["allowFrom"] = json!(clients());
     for (component, _) in MEMBERS {
         spec[component]["managed"]["resources"] = json!({"requests": {"cpu": "20m"}});
     }
-    Ok(list)
+    Ok(json!({"apiVersion": "v1", "kind": "List", "items": items}))
 }
 
 /// Another operator restarts nobody.
