@@ -21,9 +21,10 @@ mod vault;
 #[cfg(test)]
 pub mod fixture;
 
+use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
-use soma_crds::{DeletionPolicy, SomaInfra};
+use soma_crds::{DeletionPolicy, SomaInfra, SomaStack};
 
 pub use etcd::snapshot as etcd_snapshot;
 pub use vault::snapshot as vault_snapshot;
@@ -99,7 +100,10 @@ impl Kind for SomaInfra {
         let writer = ctx.writer(Self::MANAGER);
         let users = dereference::users(ctx, infra).await?;
         if !users.is_empty() {
-            let users: Vec<_> = users.iter().map(ToString::to_string).collect();
+            let name = |stack: &ObjectRef<SomaStack>| {
+                format!("{}/{}", stack.namespace.as_deref().unwrap_or_default(), stack.name)
+            };
+            let users: Vec<_> = users.iter().map(name).collect();
             return status::in_use(&writer, infra, &users).await.map(Release::Held);
         }
         alias::remove(ctx, &writer, infra).await?;
