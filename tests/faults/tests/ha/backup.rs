@@ -8,7 +8,8 @@ use crate::Writers;
 
 /// Runs the Job of a component's schedule once; the message of the status afterwards, which names the backup.
 async fn now(node: &Node, component: &str, attempt: &str) -> Result<String> {
-    let (cron, job) = (format!("--from=cronjob/{component}-backup"), format!("{component}-{attempt}"));
+    let (cron, job) =
+        (format!("--from=cronjob/{component}-backup"), format!("{attempt}-backup-of-{component}"));
     node.kubectl(&["-n", "soma-infra", "create", "job", &job, &cron])?;
     let said = |node: &Node| Ok::<_, anyhow::Error>(node.component(component)?["backup"].clone());
     let before = said(node)?["lastSuccess"].clone();
