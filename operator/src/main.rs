@@ -29,7 +29,8 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use futures::FutureExt;
-use kube::Client;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, Client};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -69,9 +70,9 @@ struct RunArgs {
     /// Address of /bundles, from which OPA gets its policies.
     #[arg(long, env = "SOMA_BUNDLE_ADDR", default_value = "0.0.0.0:8082")]
     bundle_addr: SocketAddr,
-    /// Base URL of that address, as OPA's pods reach it.
-    #[arg(long, env = "SOMA_BUNDLE_URL", default_value = "http://soma-operator.soma-system.svc:8082")]
-    bundle_url: String,
+    /// Base URL of that address, as OPA's pods reach it. By default port 8082 of the Service `soma-operator` in the operator's own namespace.
+    #[arg(long, env = "SOMA_BUNDLE_URL")]
+    bundle_url: Option<String>,
     /// Base URL of a stack's memory service; `{namespace}` stands for the stack's namespace.
     #[arg(long, env = "SOMA_MEMORY_URL", default_value = "http://memory.{namespace}.svc:9595")]
     memory_url: String,
@@ -79,9 +80,9 @@ struct RunArgs {
     /// By default the address of its pod.
     #[arg(long, env = "SOMA_POSTGRES_ADDRESS")]
     postgres_address: Option<String>,
-    /// The image of this operator; the Jobs that take backups run it too.
-    #[arg(long, env = "SOMA_OPERATOR_IMAGE", default_value_t = format!("docker.io/somastack/operator:{}", names::VERSION))]
-    image: String,
+    /// The image of this operator; the Jobs that take backups run it too. By default the one of the operator's own pod.
+    #[arg(long, env = "SOMA_OPERATOR_IMAGE")]
+    image: Option<String>,
     #[command(flatten)]
     lease: LeaseArgs,
 }
@@ -111,6 +112,19 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
+/// The image of the pod this process runs in; outside a cluster the one published with this release.
+async fn own_image(client: &Client, own: &LeaseArgs) -> anyhow::Result<String> {
+    let published = || format!("docker.io/somastack/operator:{}", names::VERSION);
+    let Some(name) = &own.identity else { return Ok(published()) };
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &own.lease_namespace);
+    let pod = pods.get_opt(name).await;
+    let pod =
+        pod.with_context(|| format!("cannot read this operator's own pod {}/{name}", own.lease_namespace))?;
+    let spec = pod.and_then(|pod| pod.spec);
+    let container = spec.and_then(|spec| spec.containers.into_iter().find(|each| each.name == "operator"));
+    Ok(container.and_then(|container| container.image).unwrap_or_else(published))
+}
+
 async fn run(args: RunArgs) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     let client = Client::try_default().await.context("cannot reach a Kubernetes API server")?;
@@ -125,6 +139,12 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let listener =
         listener.with_context(|| format!("cannot listen on --bundle-addr {}", args.bundle_addr))?;
     let bundles = tokio::spawn(bundles::serve(listener, client.clone(), stop.clone()));
+    let image = match args.image {
+        Some(image) => image,
+        None => own_image(&client, &args.lease).await?,
+    };
+    let own = || format!("http://soma-operator.{}.svc:8082", args.lease.lease_namespace);
+    let bundle_url = args.bundle_url.unwrap_or_else(own);
     let (triggers, triggered) = mpsc::unbounded_channel();
     let ctx = Arc::new(Context {
         events: Publisher::new(client.clone(), &identity),
@@ -133,8 +153,8 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         addresses: Addresses {
             memory: args.memory_url,
             postgres: args.postgres_address,
-            image: args.image,
-            bundles: args.bundle_url,
+            image,
+            bundles: bundle_url,
         },
         backoff: Backoff::default(),
         followers: Followers::new(triggers),

@@ -1,13 +1,16 @@
 //! What a component tells about itself, whatever it is.
 
+use std::future::Future;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Secret;
 use soma_crds::{Component, Mode};
 
 use super::Site;
 use super::backup::Told;
 use super::blocked::Blocked;
 use super::set::Applied;
+use crate::apply::Writer;
 use crate::conditions::{Health, Stage};
 use crate::error::{Error, chain};
 use crate::events::Note;
@@ -121,7 +124,33 @@ pub struct Findings {
     pub caveat: Option<String>,
 }
 
+/// Writes the connection Secret of a component that answers. While it does not, the one from `before` stays. Whether
+/// there is one.
+pub async fn publish(
+    writer: &Writer,
+    state: &State,
+    before: Option<&Secret>,
+    secret: &Secret,
+) -> Result<bool, Error> {
+    if state.is_ready() { writer.apply(secret).await.map(|_| true) } else { Ok(before.is_some()) }
+}
+
 impl Identity {
+    /// Runs the attempt of a component that may be absent. Its error is its own: the others go on.
+    pub async fn attempt<A>(
+        &self,
+        site: &Site<'_>,
+        external: bool,
+        attempt: impl FnOnce(Mode) -> A,
+    ) -> Option<Report>
+    where
+        A: Future<Output = Result<Option<Report>, Error>>,
+    {
+        let mode = if external { Mode::External } else { Mode::Managed };
+        let attempt = Box::pin(attempt(mode)).await;
+        attempt.unwrap_or_else(|error| Some(self.failed(site, mode, &error)))
+    }
+
     /// The report of a component that could be built.
     pub fn report(&self, site: &Site<'_>, findings: Findings) -> Report {
         let Findings { mode, host, port, state, applied, published, caveat } = findings;

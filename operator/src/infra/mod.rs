@@ -7,11 +7,13 @@ mod component;
 mod dereference;
 mod etcd;
 mod footprint;
+mod grow;
 mod kafka;
 mod network;
 mod opa;
 mod postgres;
 mod redis;
+mod retire;
 mod roll;
 mod secret;
 mod set;
@@ -84,12 +86,17 @@ impl Kind for SomaInfra {
         }
         site.guests = dereference::guests(ctx, infra).await?;
         let observed = alias::observe(ctx, infra).await?;
-        let mut reports = vec![Box::pin(postgres::drive(ctx, &writer, &site)).await];
-        reports.extend(Box::pin(vault::drive(ctx, &writer, &site)).await);
-        reports.extend(Box::pin(kafka::drive(ctx, &writer, &site)).await);
-        reports.extend(Box::pin(etcd::drive(ctx, &writer, &site)).await);
-        reports.extend(Box::pin(redis::drive(ctx, &writer, &site)).await);
-        reports.extend(Box::pin(opa::drive(ctx, &writer, &site)).await);
+        // At a time: one that answers slowly holds back nobody.
+        let (postgres, vault, kafka, etcd, redis, opa) = futures::join!(
+            Box::pin(postgres::drive(ctx, &writer, &site)),
+            Box::pin(vault::drive(ctx, &writer, &site)),
+            Box::pin(kafka::drive(ctx, &writer, &site)),
+            Box::pin(etcd::drive(ctx, &writer, &site)),
+            Box::pin(redis::drive(ctx, &writer, &site)),
+            Box::pin(opa::drive(ctx, &writer, &site)),
+        );
+        let reports: Vec<_> =
+            [Some(postgres), vault, kafka, etcd, redis, opa].into_iter().flatten().collect();
         let aliases = alias::build(&site, &status::aliases(&reports), &observed)?;
         let mut batch = Batch::default();
         alias::apply(&writer, &aliases, &observed, &mut batch).await;

@@ -27,7 +27,8 @@ use self::marker::Marker;
 use self::validate::{Connection, Etcd, Managed, Observed};
 use super::Site;
 use super::backup::{self as saves, Told};
-use super::component::{Findings, Identity, Report, State};
+use super::component::{Findings, Identity, Report, State, publish};
+use super::retire;
 use super::set::{self, Applied};
 use crate::apply::Writer;
 use crate::context::Context;
@@ -38,9 +39,7 @@ const IDENTITY: Identity = Identity { name: object::ETCD, title: "etcd", unreach
 /// Nothing when etcd is not asked for.
 pub async fn drive(ctx: &Context, writer: &Writer, site: &Site<'_>) -> Option<Report> {
     let external = site.infra.spec.etcd.as_ref().is_some_and(|etcd| etcd.external.is_some());
-    let mode = if external { Mode::External } else { Mode::Managed };
-    let attempt = Box::pin(attempt(ctx, writer, site, mode)).await;
-    attempt.unwrap_or_else(|error| Some(IDENTITY.failed(site, mode, &error)))
+    IDENTITY.attempt(site, external, |mode| attempt(ctx, writer, site, mode)).await
 }
 
 async fn attempt(
@@ -58,7 +57,7 @@ async fn attempt(
     let mut saved = (None, None);
     let (connection, state) = match wanted {
         Etcd::Disabled => {
-            set::retire(ctx, writer, site, object::ETCD, &observed.live, observed.conn.as_ref()).await?;
+            retire::retire(ctx, writer, site, object::ETCD, &observed.live, observed.conn.as_ref()).await?;
             return Ok(None);
         }
         Etcd::External(connection) => {
@@ -72,12 +71,9 @@ async fn attempt(
             (build::connection(site, &password), state)
         }
     };
-    let published = if state.is_ready() {
-        let mode = if mode == Mode::External { "external" } else { "managed" };
-        writer.apply(&build::connection_secret(site, &connection, mode)?).await.map(|_| true)
-    } else {
-        Ok(observed.conn.is_some())
-    };
+    let word = if mode == Mode::External { "external" } else { "managed" };
+    let secret = build::connection_secret(site, &connection, word)?;
+    let published = publish(writer, &state, observed.conn.as_ref(), &secret).await;
     let Connection { host, port, .. } = connection;
     let findings = Findings { mode, host, port, state, applied, published, caveat: None };
     let (told, refusal) = saved;
@@ -151,5 +147,5 @@ async fn ask(ctx: &Context, etcd: &Connection, url: &str) -> Result<String, Etcd
 
 /// Deletes the volumes and the passwords.
 pub async fn remove_data(ctx: &Context, writer: &Writer, infra: &SomaInfra) -> Result<(), Error> {
-    set::remove_data(ctx, writer, infra, object::ETCD, &[object::ETCD_CONN, object::ETCD_CLUSTER]).await
+    retire::remove_data(ctx, writer, infra, object::ETCD, &[object::ETCD_CONN, object::ETCD_CLUSTER]).await
 }

@@ -26,7 +26,7 @@ pub use self::build::BYTES;
 pub use self::sign::TOKEN;
 use self::validate::{Observed, Opa};
 use super::Site;
-use super::component::{Findings, Identity, Report};
+use super::component::{Findings, Identity, Report, publish};
 use super::set::Applied;
 use crate::apply::{Child, Writer};
 use crate::context::Context;
@@ -41,9 +41,7 @@ pub const GIVEN: [(&str, &str); 2] = [(label::POLICY, "rego"), (label::POLICY_DA
 /// Nothing when OPA is not asked for.
 pub async fn drive(ctx: &Context, writer: &Writer, site: &Site<'_>) -> Option<Report> {
     let external = site.infra.spec.opa.as_ref().is_some_and(|opa| opa.external.is_some());
-    let mode = if external { Mode::External } else { Mode::Managed };
-    let attempt = Box::pin(attempt(ctx, writer, site, mode)).await;
-    attempt.unwrap_or_else(|error| Some(IDENTITY.failed(site, mode, &error)))
+    IDENTITY.attempt(site, external, |mode| attempt(ctx, writer, site, mode)).await
 }
 
 async fn attempt(
@@ -72,11 +70,8 @@ async fn attempt(
             (build::connection(site), ran)
         }
     };
-    let published = if state.is_ready() {
-        writer.apply(&build::connection_secret(site, mode, &connection)?).await.map(|_| true)
-    } else {
-        Ok(observed.conn.is_some())
-    };
+    let secret = build::connection_secret(site, mode, &connection)?;
+    let published = publish(writer, &state, observed.conn.as_ref(), &secret).await;
     let (host, port) = (connection.host, connection.port);
     let findings = Findings { mode, host, port, state, applied, published, caveat };
     Ok(Some(IDENTITY.report(site, findings).looked_at_again()))

@@ -25,6 +25,7 @@ use validate::{Managed, Observed, Postgres};
 use super::Site;
 use super::backup::{self as saves, Told};
 use super::component::{Findings, Identity, Report, State};
+use super::retire;
 use super::roll::{Roll, Verdict};
 use super::set::{self, Applied};
 use crate::apply::Writer;
@@ -181,5 +182,5 @@ pub async fn remove_data(ctx: &Context, writer: &Writer, infra: &SomaInfra) -> R
     let users = SERVICES.iter().map(|service| service.secret_name());
     let secrets: Vec<_> =
         users.chain([object::POSTGRES_CONN, object::POSTGRES_SECRET].map(str::to_owned)).collect();
-    set::remove_data(ctx, writer, infra, object::POSTGRES, &secrets).await
+    retire::remove_data(ctx, writer, infra, object::POSTGRES, &secrets).await
 }
