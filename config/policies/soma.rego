@@ -41,6 +41,12 @@ denials contains "the resource has no tenant" if not resource_has_tenant
 
 denials contains "the resource is another tenant's" if not same_tenant
 
+# Whose a memory namespace is, the operator knows; what the caller says of it does not count against that.
+denials contains "the memory namespace is another tenant's" if {
+	input.resource.type == "memory_namespace"
+	data.namespaces[input.resource.id].tenant != input.subject.tenant
+}
+
 denials contains "the action is unknown" if not known
 
 denials contains "no scope covers the action" if not scoped

@@ -49,6 +49,19 @@ test_another_tenants_resource_is_denied if {
 	decide(document).reasons == ["the resource is another tenant's"]
 }
 
+test_another_tenants_memory_namespace_is_denied_whatever_the_caller_says_of_it if {
+	owned := json.patch(request("memory.read"), [
+		{"op": "replace", "path": "/resource/type", "value": "memory_namespace"},
+		{"op": "replace", "path": "/resource/id", "value": "soma.notes"},
+	])
+	own := policy.allow with input as owned with data.tenants as {} with data.tenant_policies as {}
+		with data.namespaces as {"soma.notes": {"tenant": "acme"}}
+	own.allow
+	decision := policy.allow with input as owned with data.tenants as {} with data.tenant_policies as {}
+		with data.namespaces as {"soma.notes": {"tenant": "other"}}
+	decision.reasons == ["the memory namespace is another tenant's"]
+}
+
 test_administration_needs_the_role_and_the_scope if {
 	scoped := changed("admin.users", "/subject/scopes", ["admin.*"])
 	decide(scoped).reasons == ["the action needs the role admin"]

@@ -48,9 +48,24 @@ pub struct MemoryNamespaceSpec {
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("embedding cannot change once bound, because vectors of two models cannot be compared; create another MemoryNamespace and import the memories"))]
     pub embedding: Embedding,
-    /// What a deletion does with the memories: `Retain` keeps them.
+    /// Which service accounts of this namespace Vault takes for this tenant; by default the one that has the name of the
+    /// MemoryNamespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub access: Vec<Access>,
+    /// What a deletion does with the memories, the tenant's topics in Kafka and its secrets in Vault: `Retain` keeps them.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
+}
+
+/// Somebody who acts for a tenant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Access {
+    /// Name of a ServiceAccount in the namespace of the MemoryNamespace.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("serviceAccount must be the name of a ServiceAccount: lower-case letters, digits, dashes and dots"))]
+    pub service_account: String,
 }
 
 /// How much a namespace may hold.
@@ -63,6 +78,21 @@ pub struct Quota {
     /// Bytes of payload at most, such as 512Mi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<Quantity>,
+    /// How fast the tenant's own user of Kafka may write and read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kafka: Option<KafkaQuota>,
+}
+
+/// Limits of a user of Kafka. Every broker counts for itself, and slows down who exceeds them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KafkaQuota {
+    /// Bytes written per second and broker at most, such as 1Mi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub produce_bytes_per_second: Option<Quantity>,
+    /// Bytes read per second and broker at most, such as 1Mi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consume_bytes_per_second: Option<Quantity>,
 }
 
 /// The model that turns text into vectors.
@@ -140,6 +170,10 @@ pub struct MemoryNamespaceStatus {
     /// How much it holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
+    /// The Secret, in this namespace, by which the tenant's own programs reach Kafka and Vault; absent where the SomaInfra
+    /// manages neither.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_secret: Option<String>,
 }
 
 impl MemoryNamespaceStatus {

@@ -13,7 +13,8 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::controller::{self, Config, Controller};
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::runtime::watcher;
+use kube::runtime::utils::predicates;
+use kube::runtime::{Predicate as _, PredicateConfig, WatchStreamExt as _, watcher};
 use kube::{Api, Resource, ResourceExt};
 use soma_crds::{MemoryNamespace, SomaInfra, SomaStack};
 use tokio::sync::mpsc;
@@ -22,8 +23,9 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use crate::apply::Child;
 use crate::context::Context;
 use crate::error::chain;
+use crate::infra::tenants::LABELS;
 use crate::infra::{CLAIM_PREFIX, POLICIES_GIVEN};
-use crate::names::{children_of, object, owner_of};
+use crate::names::{children_of, label, object, owner_of};
 use crate::namespace::followers::Trigger;
 use crate::reconcile::{Kind, reconcile, reference, retry};
 use crate::stack::infra_of;
@@ -89,8 +91,8 @@ fn children<K: Kind, C: Child + 'static>(
 
 fn infra(ctx: &Context) -> Controller<Watched<SomaInfra>> {
     let controller = controller_of::<SomaInfra>(ctx);
-    let (by_secret, by_claim, by_namespace, by_sibling) =
-        (controller.store(), controller.store(), controller.store(), controller.store());
+    let (by_secret, by_claim, by_namespace, by_sibling, by_tenant) =
+        (controller.store(), controller.store(), controller.store(), controller.store(), controller.store());
     let controller = children::<_, StatefulSet>(controller, ctx);
     let controller = children::<_, Deployment>(controller, ctx);
     let controller = children::<_, ConfigMap>(controller, ctx);
@@ -146,6 +148,16 @@ fn infra(ctx: &Context) -> Controller<Watched<SomaInfra>> {
                 infra.namespace() == other.namespace() && infra.name_any() != other.name_any()
             })
         })
+        // Components hold something for each. Their status changes with every memory, which concerns nobody here.
+        .watches_stream(
+            watcher(metadata::<MemoryNamespace>(ctx), watcher::Config::default())
+                .touched_objects()
+                .predicate_filter(
+                    predicates::generation.combine(predicates::finalizers),
+                    PredicateConfig::default(),
+                ),
+            move |_| find(&by_tenant, |_: &SomaInfra| true),
+        )
         // A deletion waits for the stacks that use it, and components let their pods in.
         .watches(Api::<Watched<SomaStack>>::all(ctx.client.clone()), watcher::Config::default(), |stack| {
             stack.0.ok().map(|stack| {
@@ -208,6 +220,10 @@ fn namespace(ctx: &Context) -> Controller<Watched<MemoryNamespace>> {
         })
         .watches(metadata::<Secret>(ctx), watcher::Config::default().fields(&tokens), move |token| {
             find(&by_token, |memory: &MemoryNamespace| memory.namespace() == token.namespace())
+        })
+        .watches(metadata::<Secret>(ctx), watcher::Config::default().labels(LABELS), |access| {
+            let name = access.labels().get(label::MEMORY_NAMESPACE)?;
+            Some(reference::<MemoryNamespace>(&access.namespace()?, name))
         })
 }
 

@@ -24,6 +24,8 @@ pub mod label {
     pub const CONFIG_HASH_SHORT: &str = "configHash";
     /// Role of a Service: `alias` for a short name in another namespace.
     pub const ROLE: &str = "somastack.dev/role";
+    /// Name of the MemoryNamespace a Secret, or a pod that acts for the tenant, belongs to.
+    pub const MEMORY_NAMESPACE: &str = "somastack.dev/memory-namespace";
     /// On a ConfigMap with policies of tenants; the label kube-mgmt knows, with the value `rego`.
     pub const POLICY: &str = "openpolicyagent.org/policy";
     /// On a ConfigMap with data about tenants; the label kube-mgmt knows, with the value `opa`.
@@ -105,6 +107,8 @@ pub mod reason {
     pub const RESTORED: &str = "Restored";
     pub const IN_USE: &str = "InUse";
     pub const TERMINATING: &str = "Terminating";
+    pub const AWAITING_ACCESS: &str = "AwaitingAccess";
+    pub const SECRET_TAKEN: &str = "SecretTaken";
 }
 
 /// Who an object is made for.

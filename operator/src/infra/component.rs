@@ -10,6 +10,7 @@ use super::Site;
 use super::backup::Told;
 use super::blocked::Blocked;
 use super::set::Applied;
+use super::tenants::Provided;
 use crate::apply::Writer;
 use crate::conditions::{Health, Stage};
 use crate::error::{Error, chain};
@@ -63,6 +64,8 @@ pub struct Report {
     pub next: Next,
     /// Host that the component's short name stands for in other namespaces.
     pub alias: Option<String>,
+    /// For which tenants it holds something, where that is known now.
+    pub provided: Option<Provided>,
 }
 
 impl Report {
@@ -90,6 +93,22 @@ impl Report {
             self.health = Health::degraded(self.health.available, reason, message);
         }
         self
+    }
+
+    /// With what it holds for the tenants, or why not.
+    pub fn providing(mut self, provided: Option<Result<Provided, String>>) -> Self {
+        match provided {
+            Some(Err(why)) => {
+                let message = format!("the tenants' access is not as it shall be: {why}; it is tried again");
+                let mut report = self.warned(Some(("AccessNotGiven", message)));
+                report.next = Next::Again;
+                report
+            }
+            known => {
+                self.provided = known.and_then(Result::ok);
+                self
+            }
+        }
     }
 
     /// For a component of which nothing in the cluster tells how it is, such as an alarm of etcd.
@@ -181,7 +200,7 @@ impl Identity {
             footprint,
             backup: None,
         };
-        Report { component, health, notes, refusal, next, alias: Some(host) }
+        Report { component, health, notes, refusal, next, alias: Some(host), provided: None }
     }
 
     fn health(&self, available: bool, state: &State, waiting: Option<&str>, refusal: Option<&str>) -> Health {
@@ -240,7 +259,15 @@ impl Identity {
             footprint: last.and_then(|c| c.footprint.clone()),
             backup: last.and_then(|c| c.backup.clone()),
         };
-        Report { component, health, notes: Vec::new(), refusal, next: Next::Change, alias: None }
+        Report {
+            component,
+            health,
+            notes: Vec::new(),
+            refusal,
+            next: Next::Change,
+            alias: None,
+            provided: None,
+        }
     }
 }
 

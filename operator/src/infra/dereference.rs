@@ -1,13 +1,13 @@
 //! Who else lives in the namespace of a SomaInfra, and who uses it.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::ListParams;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
-use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
 use soma_crds::{SomaInfra, SomaStack};
 
-use super::network::Guests;
 use crate::context::Context;
 use crate::error::Error;
 use crate::names::{label, object};
@@ -38,26 +38,14 @@ pub fn elder_among<K: Kind>(
     older.filter(|other| *other < own).min().map(|(_, name)| name)
 }
 
-/// Whom the components have to let in.
-pub async fn guests(ctx: &Context, infra: &SomaInfra) -> Result<Guests, Error> {
-    let stacks = users(ctx, infra).await?.into_iter().filter_map(|stack| stack.namespace).collect();
-    Ok(Guests { operator: ctx.namespace.clone(), stacks })
-}
-
-/// The SomaStacks that refer to a SomaInfra.
-pub async fn users(ctx: &Context, infra: &SomaInfra) -> Result<Vec<ObjectRef<SomaStack>>, Error> {
+/// Namespace and name of the SomaStacks that refer to a SomaInfra.
+pub async fn users(ctx: &Context, infra: &SomaInfra) -> Result<BTreeSet<(String, String)>, Error> {
     let stacks: Api<DeserializeGuard<SomaStack>> = Api::all(ctx.client.clone());
     let listed = stacks.list(&ListParams::default()).await.map_err(Error::read("the SomaStacks"))?;
-    let mut users: Vec<_> = listed
-        .items
-        .into_iter()
-        .filter_map(|guard| guard.0.ok())
-        .filter(|stack| {
-            let (namespace, name) = crate::stack::infra_of(stack);
-            name == infra.name_any() && Some(namespace) == infra.namespace()
-        })
-        .map(|stack| ObjectRef::from(&stack))
-        .collect();
-    users.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-    Ok(users)
+    let refers = |stack: &SomaStack| {
+        let (namespace, name) = crate::stack::infra_of(stack);
+        name == infra.name_any() && Some(namespace) == infra.namespace()
+    };
+    let stacks = listed.items.into_iter().filter_map(|guard| guard.0.ok()).filter(refers);
+    Ok(stacks.map(|stack| (stack.namespace().unwrap_or_default(), stack.name_any())).collect())
 }

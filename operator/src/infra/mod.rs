@@ -18,15 +18,15 @@ mod roll;
 mod secret;
 mod set;
 mod status;
+pub mod tenants;
 mod vault;
 
 #[cfg(test)]
 pub mod fixture;
 
-use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
-use soma_crds::{DeletionPolicy, SomaInfra, SomaStack};
+use soma_crds::{DeletionPolicy, SomaInfra};
 
 pub use etcd::snapshot as etcd_snapshot;
 pub use vault::snapshot as vault_snapshot;
@@ -37,25 +37,27 @@ pub use opa::{BYTES as BUNDLE_BYTES, GIVEN as POLICIES_GIVEN, TOKEN as BUNDLE_TO
 pub use postgres::parse_sslmode;
 pub use set::CLAIM_PREFIX;
 
+use self::tenants::Tenants;
 use crate::apply::Batch;
 use crate::context::Context;
 use crate::error::Error;
 use crate::events::Note;
 use crate::names::{Owner, manager, reason};
-use crate::reconcile::{Kind, Outcome, Release};
+use crate::reconcile::{Kind, Next, Outcome, Release};
 
 /// The SomaInfra that components are made for.
 pub struct Site<'a> {
     pub infra: &'a SomaInfra,
     pub owner: Owner,
     pub guests: Guests,
+    pub tenants: Tenants,
 }
 
 impl<'a> Site<'a> {
     pub fn new(infra: &'a SomaInfra) -> Self {
         let (namespace, name) = (infra.namespace().unwrap_or_default(), infra.name_any());
         let owner = Owner { kind: SomaInfra::KIND, name, namespace };
-        Self { infra, owner, guests: Guests::default() }
+        Self { infra, owner, guests: Guests::default(), tenants: Tenants::default() }
     }
 
     /// Metadata of an object that goes when the SomaInfra goes.
@@ -84,7 +86,12 @@ impl Kind for SomaInfra {
         if let Some(elder) = dereference::elder(ctx, infra).await? {
             return status::taken(&writer, &site, elder).await;
         }
-        site.guests = dereference::guests(ctx, infra).await?;
+        let stacks = dereference::users(ctx, infra).await?;
+        site.guests = Guests {
+            operator: ctx.namespace.clone(),
+            stacks: stacks.iter().map(|(namespace, _)| namespace.clone()).collect(),
+        };
+        site.tenants = tenants::observe(ctx, infra, &stacks).await?;
         let observed = alias::observe(ctx, infra).await?;
         // At a time: one that answers slowly holds back nobody.
         let (postgres, vault, kafka, etcd, redis, opa) = futures::join!(
@@ -97,20 +104,19 @@ impl Kind for SomaInfra {
         );
         let reports: Vec<_> =
             [Some(postgres), vault, kafka, etcd, redis, opa].into_iter().flatten().collect();
+        let refused = tenants::settle(ctx, &writer, &site, &reports).await;
         let aliases = alias::build(&site, &status::aliases(&reports), &observed)?;
         let mut batch = Batch::default();
         alias::apply(&writer, &aliases, &observed, &mut batch).await;
-        status::update(&writer, &site, reports, aliases, batch).await
+        let outcome = status::update(&writer, &site, reports, aliases, batch).await?;
+        Ok(if refused { Outcome { next: Next::Again, ..outcome } } else { outcome })
     }
 
     async fn release(ctx: &Context, infra: &SomaInfra) -> Result<Release, Error> {
         let writer = ctx.writer(Self::MANAGER);
         let users = dereference::users(ctx, infra).await?;
         if !users.is_empty() {
-            let name = |stack: &ObjectRef<SomaStack>| {
-                format!("{}/{}", stack.namespace.as_deref().unwrap_or_default(), stack.name)
-            };
-            let users: Vec<_> = users.iter().map(name).collect();
+            let users: Vec<_> = users.iter().map(|(namespace, name)| format!("{namespace}/{name}")).collect();
             return status::in_use(&writer, infra, &users).await.map(Release::Held);
         }
         alias::remove(ctx, &writer, infra).await?;

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use soma_crds::SomaStack;
 
 use super::Site;
+use super::tenants::HOLDERS;
 use crate::error::Error;
 use crate::names::{MANAGED_BY, label, object};
 use crate::reconcile::Kind;
@@ -25,7 +26,8 @@ pub struct Guests {
 }
 
 /// Lets in whom a component serves: its own members, the operator, which also speaks what members speak, and the Jobs that
-/// back it up, on every port; the pods of the stacks that use it and whom the manifest names on `ports`. Everybody else is kept out, where the
+/// back it up, on every port; the pods of the stacks that use it, their tenants' own where it holds something for tenants, and whom the manifest names on
+/// `ports`. Everybody else is kept out, where the
 /// cluster's network enforces policies.
 pub fn policy(site: &Site<'_>, component: &str, ports: &[(&str, u16)]) -> Result<NetworkPolicy, Error> {
     let selector = json!({"matchLabels": site.owner.selector(component)});
@@ -39,6 +41,12 @@ pub fn policy(site: &Site<'_>, component: &str, ports: &[(&str, u16)]) -> Result
             "namespaceSelector": named(site.guests.stacks.iter().collect()),
             "podSelector": {"matchLabels": {label::MANAGED_BY: MANAGED_BY, label::OWNER_KIND: SomaStack::KIND}},
         }));
+        if HOLDERS.contains(&component) {
+            clients.push(json!({
+                "namespaceSelector": named(site.guests.stacks.iter().collect()),
+                "podSelector": {"matchExpressions": [{"key": label::MEMORY_NAMESPACE, "operator": "Exists"}]},
+            }));
+        }
     }
     for peer in &site.infra.spec.allow_from {
         let peer = serde_json::to_value(peer);
@@ -62,11 +70,15 @@ mod tests {
     use crate::infra::fixture;
 
     fn of(spec: Value, stacks: &[&str]) -> Value {
+        policy_of("redis", spec, stacks)
+    }
+
+    fn policy_of(component: &str, spec: Value, stacks: &[&str]) -> Value {
         let infra = fixture::infra(spec);
         let stacks = stacks.iter().map(|name| (*name).to_owned()).collect();
         let guests = Guests { operator: "soma-system".into(), stacks };
         let site = Site { guests, ..Site::new(&infra) };
-        serde_json::to_value(policy(&site, "redis", &[("client", 6379)]).unwrap()).unwrap()["spec"].clone()
+        serde_json::to_value(policy(&site, component, &[("client", 6379)]).unwrap()).unwrap()["spec"].clone()
     }
 
     #[test]
@@ -94,5 +106,7 @@ mod tests {
         assert_eq!(stacks["namespaceSelector"]["matchExpressions"][0]["values"], json!(["a", "b"]));
         assert_eq!(stacks["podSelector"]["matchLabels"]["somastack.dev/owner-kind"], "SomaStack");
         assert_eq!(rule["from"][1], friend);
+        let tenants = &policy_of("kafka", json!({}), &["a"])["ingress"][1]["from"][1]["podSelector"];
+        assert_eq!(tenants["matchExpressions"][0]["key"], "somastack.dev/memory-namespace");
     }
 }

@@ -1,9 +1,11 @@
 //! MemoryNamespace: from a manifest to a namespace in the memory service.
 
+mod access;
 pub mod client;
 pub mod followers;
 mod status;
 
+use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt;
 use soma_crds::{DeletionPolicy, MemoryNamespace, SomaStack, condition};
 
@@ -62,7 +64,11 @@ impl Kind for MemoryNamespace {
 
     async fn drive(ctx: &Context, memory: &MemoryNamespace) -> Result<Outcome, Error> {
         let writer = ctx.writer(Self::MANAGER);
-        let admin = match admin(ctx, memory).await? {
+        let Some(stack) = stack(ctx, memory).await? else {
+            let missing = Blocked::StackNotFound(memory.spec.stack_ref.name.clone());
+            return status::blocked(&writer, memory, &missing).await;
+        };
+        let admin = match admin(ctx, &stack).await? {
             Ok(admin) => admin,
             Err(blocked) => return status::blocked(&writer, memory, &blocked).await,
         };
@@ -72,51 +78,74 @@ impl Kind for MemoryNamespace {
         };
         ctx.followers.follow(&admin);
         match admin.put(&memory.name_any(), &wanted).await {
-            Ok(bound) => status::bound(&writer, memory, &bound).await,
+            Ok(bound) => {
+                let access = access::observe(ctx, memory, &stack).await?.access(memory);
+                status::bound(&writer, memory, &bound, &access).await
+            }
             Err(answer) => status::blocked(&writer, memory, &answer.into()).await,
         }
     }
 
     async fn release(ctx: &Context, memory: &MemoryNamespace) -> Result<Release, Error> {
-        if memory.spec.deletion_policy == DeletionPolicy::Retain {
-            let note = "the memories stay, as deletionPolicy Retain says; a MemoryNamespace of the same name takes them up again";
-            return Ok(Release::Done(vec![Note::normal(reason::DATA_KEPT, note)]));
-        }
-        let admin = match admin(ctx, memory).await? {
-            Ok(admin) => admin,
-            // Without the service nobody can delete them, and an object must not hang for ever.
-            Err(blocked @ Blocked::StackNotFound(_)) => {
-                let note = format!("the memories could not be deleted and stay in the database: {blocked}");
-                return Ok(Release::Done(vec![Note::warning(reason::DATA_KEPT, note)]));
-            }
-            Err(blocked) => {
-                return status::held(&ctx.writer(Self::MANAGER), memory, &blocked).await.map(Release::Held);
-            }
+        let writer = ctx.writer(Self::MANAGER);
+        let stack = stack(ctx, memory).await?;
+        let note = match memory.spec.deletion_policy {
+            DeletionPolicy::Retain => Note::normal(
+                reason::DATA_KEPT,
+                "the memories stay, as deletionPolicy Retain says; a MemoryNamespace of the same name takes them up again",
+            ),
+            DeletionPolicy::Delete => match delete(ctx, memory, stack.as_ref()).await? {
+                Ok(()) => Note::normal(
+                    reason::DATA_DELETED,
+                    "the memories are deleted, as deletionPolicy Delete says",
+                ),
+                // Without the stack nobody can delete them, and an object must not hang for ever.
+                Err(blocked @ Blocked::StackNotFound(_)) => Note::warning(
+                    reason::DATA_KEPT,
+                    format!("the memories could not be deleted and stay in the database: {blocked}"),
+                ),
+                Err(blocked) => return status::held(&writer, memory, &blocked).await.map(Release::Held),
+            },
         };
-        match admin.delete(&memory.name_any()).await {
-            Ok(()) => Ok(Release::Done(vec![Note::normal(
-                reason::DATA_DELETED,
-                "the memories are deleted, as deletionPolicy Delete says",
-            )])),
-            Err(answer) => {
-                status::held(&ctx.writer(Self::MANAGER), memory, &answer.into()).await.map(Release::Held)
-            }
+        if let Some(stack) = stack
+            && let Some(why) = access::observe(ctx, memory, &stack).await?.left()
+        {
+            return status::draining(&writer, memory, &why).await.map(Release::Held);
         }
+        Ok(Release::Done(vec![note]))
     }
 }
 
-/// The admin API of the stack a MemoryNamespace refers to.
-async fn admin(ctx: &Context, memory: &MemoryNamespace) -> Result<Result<Admin, Blocked>, Error> {
-    let (namespace, name) = (memory.namespace().unwrap_or_default(), memory.spec.stack_ref.name.clone());
-    let what = format!("SomaStack {namespace}/{name}");
-    let stack = ctx.api::<SomaStack>(&namespace).get_opt(&name).await.map_err(Error::read(what))?;
+/// Deletes the memories.
+async fn delete(
+    ctx: &Context,
+    memory: &MemoryNamespace,
+    stack: Option<&SomaStack>,
+) -> Result<Result<(), Blocked>, Error> {
     let Some(stack) = stack else {
-        ctx.followers.stop(&namespace, &name);
-        return Ok(Err(Blocked::StackNotFound(name)));
+        return Ok(Err(Blocked::StackNotFound(memory.spec.stack_ref.name.clone())));
     };
-    let what = format!("Secret {namespace}/{}", object::API_TOKEN);
-    let secret = ctx.api::<k8s_openapi::api::core::v1::Secret>(&namespace).get_opt(object::API_TOKEN).await;
-    let token = secret.map_err(Error::read(what))?.and_then(|s| s.data?.remove(object::API_TOKEN_KEY));
+    match admin(ctx, stack).await? {
+        Ok(admin) => Ok(admin.delete(&memory.name_any()).await.map_err(Blocked::from)),
+        Err(blocked) => Ok(Err(blocked)),
+    }
+}
+
+/// The stack a MemoryNamespace refers to.
+async fn stack(ctx: &Context, memory: &MemoryNamespace) -> Result<Option<SomaStack>, Error> {
+    let (namespace, name) = (memory.namespace().unwrap_or_default(), &memory.spec.stack_ref.name);
+    let stack = ctx.get::<SomaStack>(&namespace, name).await?;
+    if stack.is_none() {
+        ctx.followers.stop(&namespace, name);
+    }
+    Ok(stack)
+}
+
+/// The admin API of a stack.
+async fn admin(ctx: &Context, stack: &SomaStack) -> Result<Result<Admin, Blocked>, Error> {
+    let (namespace, name) = (stack.namespace().unwrap_or_default(), stack.name_any());
+    let secret = ctx.get::<Secret>(&namespace, object::API_TOKEN).await?;
+    let token = secret.and_then(|s| s.data?.remove(object::API_TOKEN_KEY));
     let serves = stack
         .status
         .as_ref()

@@ -54,7 +54,6 @@ pub async fn give(
     known: &BTreeSet<String>,
     passwords: &BTreeMap<&'static str, String>,
 ) -> Result<Result<(), KafkaError>, Error> {
-    let hash = |password: &str| ConfigHash::of(password).short().to_owned();
     let news = passwords.iter().filter(|(user, password)| {
         !known.contains(**user) || cluster.given.get(**user) != Some(&hash(password))
     });
@@ -70,8 +69,13 @@ pub async fn give(
     cluster::keep_given(writer, site, &given).await.map(Ok)
 }
 
+/// What is written down of a password that was given.
+pub fn hash(password: &str) -> String {
+    ConfigHash::of(password).short().to_owned()
+}
+
 /// What Kafka keeps of a password, as RFC 5802 derives it.
-fn credential(user: &str, password: &str) -> Credential {
+pub fn credential(user: &str, password: &str) -> Credential {
     let mut salt = vec![0; LENGTH];
     rand::rng().fill(&mut salt[..]);
     let mut salted_password = vec![0; LENGTH];

@@ -7,17 +7,21 @@ use kafka_protocol::ResponseError;
 use kafka_protocol::messages::alter_partition_reassignments_request::{
     ReassignablePartition, ReassignableTopic,
 };
-use kafka_protocol::messages::alter_user_scram_credentials_request::ScramCredentialUpsertion;
+use kafka_protocol::messages::alter_user_scram_credentials_request::{
+    ScramCredentialDeletion, ScramCredentialUpsertion,
+};
 use kafka_protocol::messages::create_acls_request::AclCreation;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::delete_acls_request::DeleteAclsFilter;
+use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::{
     AlterPartitionReassignmentsRequest, AlterUserScramCredentialsRequest, BrokerId, CreateAclsRequest,
-    CreatePartitionsRequest, CreateTopicsRequest, DescribeAclsRequest, DescribeClusterRequest,
-    DescribeConfigsRequest, DescribeUserScramCredentialsRequest, IncrementalAlterConfigsRequest,
-    MetadataRequest, TopicName,
+    CreatePartitionsRequest, CreateTopicsRequest, DeleteAclsRequest, DeleteTopicsRequest,
+    DescribeAclsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeUserScramCredentialsRequest,
+    IncrementalAlterConfigsRequest, MetadataRequest, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -314,6 +318,51 @@ pub async fn set_passwords(
     for result in controller.call(request).await?.results {
         let what = format!("set the password of {}", &*result.user);
         accepted(&what, result.error_code, result.error_message.as_ref())?;
+    }
+    Ok(())
+}
+
+/// Takes back exactly these rights.
+pub async fn revoke(controller: &mut Connection, rights: &[Right]) -> Result<(), KafkaError> {
+    let one = |right: &Right| {
+        DeleteAclsFilter::default()
+            .with_principal_filter(Some(text(&right.principal)))
+            .with_host_filter(Some(text(EVERY_HOST)))
+            .with_resource_type_filter(right.resource)
+            .with_pattern_type_filter(right.pattern)
+            .with_resource_name_filter(Some(text(&right.name)))
+            .with_operation(right.operation)
+            .with_permission_type(ALLOW)
+    };
+    let request = DeleteAclsRequest::default().with_filters(rights.iter().map(one).collect());
+    for result in controller.call(request).await?.filter_results {
+        accepted("take back rights of a user", result.error_code, result.error_message.as_ref())?;
+    }
+    Ok(())
+}
+
+/// Users who can no longer log in.
+pub async fn forget_users(controller: &mut Connection, users: &[String]) -> Result<(), KafkaError> {
+    let one = |user: &String| {
+        ScramCredentialDeletion::default().with_name(text(user)).with_mechanism(SCRAM_SHA_512)
+    };
+    let request = AlterUserScramCredentialsRequest::default().with_deletions(users.iter().map(one).collect());
+    for result in controller.call(request).await?.results {
+        let forgotten = accepted("forget a user", result.error_code, result.error_message.as_ref());
+        done_before(forgotten, ResponseError::ResourceNotFound)?;
+    }
+    Ok(())
+}
+
+/// Deletes topics and everything in them.
+pub async fn delete_topics(controller: &mut Connection, topics: &[String]) -> Result<(), KafkaError> {
+    let one = |name: &String| DeleteTopicState::default().with_name(Some(TopicName(text(name))));
+    let request = DeleteTopicsRequest::default()
+        .with_topics(topics.iter().map(one).collect())
+        .with_timeout_ms(PATIENCE_MS);
+    for result in controller.call(request).await?.responses {
+        let deleted = accepted("delete a topic", result.error_code, result.error_message.as_ref());
+        done_before(deleted, ResponseError::UnknownTopicOrPartition)?;
     }
     Ok(())
 }

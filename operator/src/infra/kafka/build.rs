@@ -22,6 +22,9 @@ pub const CONTROLLER_PORT: u16 = 9093;
 pub const INTERNAL_PORT: u16 = 9091;
 /// User of the members and of the operator, bound by no right.
 pub const USER: &str = "soma-operator";
+/// How clients log in.
+pub const SECURITY_PROTOCOL: &str = "SASL_PLAINTEXT";
+pub const SASL_MECHANISM: &str = "SCRAM-SHA-512";
 /// Members named in the configuration, whether they exist or not: so that growing changes nothing there.
 const MAX_MEMBERS: u16 = 3;
 const FOLDER: &str = "/etc/soma/kafka";
@@ -216,8 +219,8 @@ pub fn connection_secret(site: &Site<'_>) -> Result<Secret, Error> {
         ("host", host.as_str()),
         ("port", &PORT.to_string()),
         ("bootstrap", &format!("{host}:{PORT}")),
-        ("securityProtocol", "SASL_PLAINTEXT"),
-        ("saslMechanism", "SCRAM-SHA-512"),
+        ("securityProtocol", SECURITY_PROTOCOL),
+        ("saslMechanism", SASL_MECHANISM),
         ("mode", "managed"),
     ];
     secret::build(site, object::KAFKA, object::KAFKA_CONN, &data)

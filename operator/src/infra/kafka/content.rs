@@ -11,12 +11,12 @@ pub type Settings = BTreeMap<String, String>;
 const DEAD_LETTERS: &str = ".dlq";
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 // `ResourceType`, `PatternType` and `AclOperation` of Kafka.
-const TOPIC: i8 = 2;
-const GROUP: i8 = 3;
+pub const TOPIC: i8 = 2;
+pub const GROUP: i8 = 3;
 const LITERAL: i8 = 3;
-const PREFIXED: i8 = 4;
-const READ: i8 = 3;
-const WRITE: i8 = 4;
+pub const PREFIXED: i8 = 4;
+pub const READ: i8 = 3;
+pub const WRITE: i8 = 4;
 
 /// A partition and the brokers it is on.
 #[derive(Clone, Debug, PartialEq, Eq)]

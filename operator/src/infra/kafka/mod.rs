@@ -5,7 +5,10 @@ mod admin;
 mod build;
 mod cluster;
 mod content;
+mod fill;
 mod quorum;
+mod quotas;
+mod tenants;
 mod validate;
 mod voters;
 mod wire;
@@ -17,7 +20,8 @@ use k8s_openapi::jiff::Timestamp;
 use soma_crds::{Mode, SomaInfra, condition};
 
 use self::cluster::Cluster;
-use self::content::{Found, Wanted};
+use self::content::Found;
+use self::fill::{Filled, fill};
 use self::quorum::{Quorum, Stage, Step};
 use self::validate::{External, Kafka, Managed, Observed, PORT};
 use self::wire::{Connection, KafkaError};
@@ -26,6 +30,7 @@ use super::component::{Findings, Identity, Report, State, publish};
 use super::retire;
 use super::roll::{Roll, Verdict};
 use super::set::{self, Applied, Live};
+use super::tenants::Provided;
 use crate::apply::Writer;
 use crate::check::{self, Plan};
 use crate::context::Context;
@@ -55,6 +60,7 @@ async fn attempt(
         Err(blocked) => return Ok(Some(IDENTITY.blocked(site, mode, observed.conn.is_some(), &blocked))),
     };
     let mut applied = Applied::default();
+    let mut provided = None;
     let (host, port, state, conn) = match &wanted {
         Kafka::Disabled => {
             retire::retire(ctx, writer, site, object::KAFKA, &observed.live, observed.conn.as_ref()).await?;
@@ -65,13 +71,15 @@ async fn attempt(
             (external.host.clone(), external.port, probe(external).await, conn)
         }
         Kafka::Managed(managed) => {
-            let state = Box::pin(run(ctx, writer, site, managed, &observed.live, &mut applied)).await?;
+            let state;
+            (state, provided) =
+                Box::pin(run(ctx, writer, site, managed, &observed.live, &mut applied)).await?;
             (site.host(object::KAFKA), PORT, state, build::connection_secret(site)?)
         }
     };
     let published = publish(writer, &state, observed.conn.as_ref(), &conn).await;
     let findings = Findings { mode, host, port, state, applied, published, caveat: None };
-    Ok(Some(IDENTITY.report(site, findings).looked_at_again()))
+    Ok(Some(IDENTITY.report(site, findings).looked_at_again().providing(provided)))
 }
 
 /// Reads everything Kafka needs. A failed read fails the attempt: it never counts as a change.
@@ -115,7 +123,7 @@ async fn run(
     managed: &Managed,
     live: &Live,
     applied: &mut Applied,
-) -> Result<State, Error> {
+) -> Result<(State, Option<Result<Provided, String>>), Error> {
     let objects = build::objects(site, managed)?;
     let mut plan = Plan::default();
     objects.plan(&mut plan);
@@ -125,15 +133,16 @@ async fn run(
         None => cluster::begin(writer, site, managed.replicas).await?,
     };
     let set = Box::pin(set::apply(writer, live, objects, applied)).await;
-    let mut settled = None;
+    let (mut settled, mut held) = (None, None);
     let state = match Box::pin(settle(writer, site, managed, &cluster, live)).await? {
         Err(state) => state,
         Ok((quorum, mut controller)) => {
             match Box::pin(fill(ctx, writer, site, managed, &cluster, live, &mut controller)).await? {
                 Err(error) => refused(error),
-                Ok(found) => {
+                Ok(Filled { found, provided }) => {
                     let behind = content::behind(&found);
                     settled = Some((quorum, found));
+                    held = Some(provided);
                     match behind {
                         0 => State::Ready { version: version(live) },
                         n => State::Repairing(format!(
@@ -148,7 +157,7 @@ async fn run(
         let rules = Rules { settled, in_sync: managed.in_sync(), replicas: managed.replicas };
         set::roll(writer, live, set, &rules, applied).await;
     }
-    Ok(state)
+    Ok((state, held))
 }
 
 /// Kafka works, but does not take what it was told to.
@@ -269,80 +278,6 @@ fn version(live: &Live) -> String {
     let image = spec.unwrap_or_default();
     let tag = image.rsplit_once(':').map(|(_, tag)| tag).filter(|tag| !tag.contains('/'));
     tag.map_or_else(|| image.clone(), str::to_owned)
-}
-
-/// Sees that Kafka holds what the services need, and returns what it holds.
-async fn fill(
-    ctx: &Context,
-    writer: &Writer,
-    site: &Site<'_>,
-    managed: &Managed,
-    cluster: &Cluster,
-    live: &Live,
-    controller: &mut Connection,
-) -> Result<Result<Found, KafkaError>, Error> {
-    let passwords = access::passwords(ctx, writer, site).await?;
-    let (id, found) = match Box::pin(change(managed, &cluster.password, live, controller)).await {
-        Ok(done) => done,
-        Err(error) => return Ok(Err(error)),
-    };
-    // What the disks say wins: a new disk is formatted with it.
-    if id != cluster.id {
-        cluster::keep_id(writer, site, &id).await?;
-    }
-    let given = access::give(writer, site, controller, cluster, &found.users, &passwords).await?;
-    Ok(given.map(|()| found))
-}
-
-/// Reads what Kafka holds and changes what differs from what it shall hold. Returns the cluster's id, and what was read.
-async fn change(
-    managed: &Managed,
-    password: &str,
-    live: &Live,
-    controller: &mut Connection,
-) -> Result<(String, Found), KafkaError> {
-    let (id, brokers) = admin::brokers(controller).await?;
-    if let Some(n) = (0..managed.replicas).find(|n| !brokers.iter().any(|b| b.id == *n && !b.fenced)) {
-        return Err(KafkaError::Incomplete(format!("waiting for broker kafka-{n} to take part")));
-    }
-    let ready = live.pods.iter().find(|(_, pod)| pods::is_ready(pod)).map(|(n, _)| *n);
-    let address = ready.and_then(|n| live.address(n, build::INTERNAL_PORT));
-    let Some(address) = address else {
-        return Err(KafkaError::Incomplete("waiting for a pod to become ready".into()));
-    };
-    let mut broker = Connection::login(&address, build::USER, password).await?;
-    let topics = admin::topics(&mut broker).await?;
-    let (topic_settings, broker_settings) = admin::settings(&mut broker, topics.keys()).await?;
-    let (users, rights) = (admin::users(&mut broker).await?, admin::rights(controller).await?);
-    let found = Found { topics, topic_settings, broker_settings, users, rights };
-    let wanted = Wanted {
-        topics: content::topics(),
-        rights: content::rights(),
-        broker_settings: managed.dynamic.clone(),
-        replicas: managed.copies(),
-        brokers: managed.replicas,
-    };
-    let changes = content::changes(&wanted, &found);
-    if !changes.create.is_empty() {
-        admin::create_topics(controller, &changes.create, managed.copies()).await?;
-    }
-    if !changes.partitions.is_empty() {
-        admin::create_partitions(controller, &changes.partitions).await?;
-    }
-    if !changes.moves.is_empty() {
-        admin::reassign(controller, &changes.moves).await?;
-    }
-    for (scope, settings) in &changes.settings {
-        admin::alter_settings(&mut broker, scope, settings).await?;
-    }
-    if !changes.rights.is_empty() {
-        admin::grant(controller, &changes.rights).await?;
-    }
-    if !changes.moves.is_empty() {
-        let count = changes.moves.len();
-        return Err(KafkaError::Incomplete(format!("{count} partitions are copied to more brokers")));
-    }
-    Ok((id, found))
 }
 
 /// The active controller last; nobody while the others have no majority or a partition would stop taking writes.

@@ -16,11 +16,13 @@ use super::rego::File;
 use super::sign::Signing;
 
 /// What a bundle may set; everything else is out of its reach, `system` first of all.
-const ROOTS: [&str; 3] = ["soma", "tenant_policies", "tenants"];
+const ROOTS: [&str; 4] = ["namespaces", "soma", "tenant_policies", "tenants"];
 /// Folder of the tenants' policies, one folder per ConfigMap in it.
 const POLICIES: &str = "tenant_policies";
 /// Folder of the documents about tenants.
 const TENANTS: &str = "tenants";
+/// Folder of what the operator knows of each MemoryNamespace.
+const NAMESPACES: &str = "namespaces";
 const MANIFEST: &str = ".manifest";
 const SIGNATURES: &str = ".signatures.json";
 const DATA: &str = "data.json";
@@ -40,6 +42,9 @@ pub struct Source {
 
 /// What the tenants add, by the name of the ConfigMap.
 pub type Sources = BTreeMap<String, Source>;
+
+/// The tenant each MemoryNamespace belongs to, by `<namespace>.<name>`.
+pub type Namespaces = BTreeMap<String, String>;
 
 /// A signed bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,7 +100,7 @@ pub fn path(map: &str, name: &str) -> String {
     format!("{POLICIES}/{map}/{name}")
 }
 
-fn entries(sources: &Sources) -> Vec<Entry> {
+fn entries(sources: &Sources, namespaces: &Namespaces) -> Vec<Entry> {
     let mut entries: Vec<_> =
         core::files().into_iter().map(|File { path, text }| Entry { path, text }).collect();
     for (map, source) in sources {
@@ -105,7 +110,10 @@ fn entries(sources: &Sources) -> Vec<Entry> {
     let documents = sources.values().flat_map(|source| &source.data);
     let documents: BTreeMap<_, _> = documents.collect();
     // `data.json` at the root is one document; a tenant's name may have any character that a path may not.
-    entries.push(Entry { path: DATA.into(), text: canonical_json(&json!({TENANTS: documents})) });
+    let namespaces: BTreeMap<_, _> =
+        namespaces.iter().map(|(name, tenant)| (name, json!({"tenant": tenant}))).collect();
+    let data = canonical_json(&json!({NAMESPACES: namespaces, TENANTS: documents}));
+    entries.push(Entry { path: DATA.into(), text: data });
     entries.sort_by(|a, b| a.path.cmp(&b.path));
     entries
 }
@@ -123,8 +131,8 @@ fn revision(entries: &[Entry]) -> String {
 }
 
 /// Packs and signs.
-pub fn pack(sources: &Sources, signing: &Signing) -> Result<Bundle, BundleError> {
-    let mut entries = entries(sources);
+pub fn pack(sources: &Sources, namespaces: &Namespaces, signing: &Signing) -> Result<Bundle, BundleError> {
+    let mut entries = entries(sources, namespaces);
     let revision = revision(&entries);
     let tenants: BTreeMap<_, BTreeSet<_>> = sources
         .iter()
@@ -206,20 +214,28 @@ pub mod tests {
         .into()
     }
 
+    fn none() -> Namespaces {
+        Namespaces::new()
+    }
+
     #[test]
     fn the_same_content_gives_the_same_bytes() {
         let signing = Signing::fixed();
-        let bundle = pack(&sources(), &signing).unwrap();
+        let bundle = pack(&sources(), &none(), &signing).unwrap();
         let again: Sources = sources().into_iter().rev().collect();
-        assert_eq!(pack(&again, &signing).unwrap(), bundle);
+        assert_eq!(pack(&again, &none(), &signing).unwrap(), bundle);
         assert_eq!(unpack(&bundle.bytes, &signing), Some((bundle.revision.clone(), sources())));
         assert_eq!(unpack(&bundle.bytes, &Signing::generate()), None);
-        let other = pack(&sources(), &Signing::generate()).unwrap();
+        let other = pack(&sources(), &none(), &Signing::generate()).unwrap();
         assert_eq!(other.revision, bundle.revision);
         assert_ne!(other.bytes, bundle.bytes);
+        let one = [("soma.notes".to_owned(), "acme".to_owned())].into();
+        let owned = pack(&sources(), &one, &signing).unwrap();
+        assert_ne!(owned.revision, bundle.revision);
+        assert_eq!(unpack(&owned.bytes, &signing).unwrap().1, sources(), "it is known anew each time");
         let mut less = sources();
         less.remove("two");
-        assert_ne!(pack(&less, &signing).unwrap().revision, bundle.revision);
+        assert_ne!(pack(&less, &none(), &signing).unwrap().revision, bundle.revision);
     }
 
     /// The hash changes with the policies of a release, and with nothing else.
@@ -242,7 +258,7 @@ pub mod tests {
         let mut sources = sources();
         let noise: String = (0..60_000).map(|_| crate::random::secret()).collect();
         sources.entry("three".into()).or_default().data.insert("t".into(), json!({"data": noise}));
-        let error = pack(&sources, &Signing::generate()).unwrap_err();
+        let error = pack(&sources, &none(), &Signing::generate()).unwrap_err();
         assert!(matches!(error, BundleError::TooLarge(bytes) if bytes > LIMIT), "{error}");
     }
 }

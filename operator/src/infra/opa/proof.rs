@@ -61,7 +61,7 @@ impl Ground {
     }
 
     fn publish(&self, given: &[super::tenants::Given]) -> Bundle {
-        let published = publish::next(None, given, &self.signing).unwrap();
+        let published = publish::next(None, given, &[].into(), &self.signing).unwrap();
         assert_eq!(published.refused, [].into());
         self.serve(published.bundle.bytes.clone());
         published.bundle
@@ -145,7 +145,7 @@ async fn a_policy_becomes_active_without_a_restart_and_only_the_operators_does()
     assert_eq!(ground.decide(&request("memory.read")).await["allow"], true);
 
     // Signed by another key.
-    let foreign = bundle::pack(&[].into(), &Signing::generate()).unwrap();
+    let foreign = bundle::pack(&[].into(), &[].into(), &Signing::generate()).unwrap();
     ground.serve(foreign.bytes);
     let status = ground.until("a foreign bundle is refused", |status| status.trouble.is_some()).await;
     assert_eq!(status.revision.as_ref(), Some(&second.revision), "{status:?}");

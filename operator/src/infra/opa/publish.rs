@@ -7,7 +7,7 @@ use serde_json::json;
 use soma_settings::{ConfigHash, canonical_json};
 
 use super::build::{BYTES, INPUTS, REFUSED};
-use super::bundle::{self, Bundle, BundleError, Sources};
+use super::bundle::{self, Bundle, BundleError, Namespaces, Sources};
 use super::core;
 use super::rego::RegoError;
 use super::sign::Signing;
@@ -71,9 +71,16 @@ impl Last {
 }
 
 /// Makes the bundle of what is given. The same input is not looked at twice.
-pub fn next(last: Option<&Last>, given: &[Given], signing: &Signing) -> Result<Published, PublishError> {
+pub fn next(
+    last: Option<&Last>,
+    given: &[Given],
+    namespaces: &Namespaces,
+    signing: &Signing,
+) -> Result<Published, PublishError> {
     let core: Vec<_> = core::files().into_iter().map(|file| (file.path, file.text)).collect();
-    let inputs = json!({"format": FORMAT, "core": core, "key": signing.id(), "given": given});
+    let inputs = json!({
+        "format": FORMAT, "core": core, "key": signing.id(), "given": given, "namespaces": namespaces,
+    });
     let inputs = ConfigHash::of(&canonical_json(&inputs)).to_string();
     if let Some(last) = last.filter(|last| last.published.inputs == inputs) {
         return Ok(last.published.clone());
@@ -83,7 +90,7 @@ pub fn next(last: Option<&Last>, given: &[Given], signing: &Signing) -> Result<P
     }
     let none = Sources::new();
     let Admitted { sources, refused } = tenants::admit(given, last.map_or(&none, |last| &last.sources));
-    Ok(Published { bundle: bundle::pack(&sources, signing)?, inputs, refused })
+    Ok(Published { bundle: bundle::pack(&sources, namespaces, signing)?, inputs, refused })
 }
 
 /// What people get to know of the ConfigMaps that are refused.

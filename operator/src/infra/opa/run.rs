@@ -5,6 +5,7 @@ use kube::ResourceExt;
 use kube::api::DeleteParams;
 
 use super::build::{self, Objects};
+use super::bundle::Namespaces;
 use super::members;
 use super::publish::{self, Last, PublishError, Published};
 use super::sign::Signing;
@@ -33,7 +34,7 @@ pub async fn run(
         None => begin(writer, site).await?,
     };
     let last = observed.bundle.as_ref().and_then(|map| Last::read(map, &signing));
-    let published = match next(last.as_ref(), &observed.given, &signing).await? {
+    let published = match next(site, last.as_ref(), &observed.given, &signing).await? {
         Ok(published) => {
             let refused = serde_json::json!(published.refused).to_string();
             let map = build::bundle_map(site, &published.bundle, &published.inputs, &refused)?;
@@ -68,13 +69,17 @@ async fn begin(writer: &Writer, site: &Site<'_>) -> Result<Signing, Error> {
 
 /// Compiling and testing takes a processor for a while, which others need meanwhile.
 async fn next(
+    site: &Site<'_>,
     last: Option<&Last>,
     given: &[ConfigMap],
     signing: &Signing,
 ) -> Result<Result<Published, PublishError>, Error> {
     let given: Vec<_> = given.iter().map(Given::read).collect();
     let (last, signing) = (last.cloned(), signing.clone());
-    let made = tokio::task::spawn_blocking(move || publish::next(last.as_ref(), &given, &signing)).await;
+    let owned = site.tenants.all.iter().map(|tenant| (tenant.external(), tenant.spec.tenant.clone()));
+    let owned: Namespaces = owned.collect();
+    let made = tokio::task::spawn_blocking(move || publish::next(last.as_ref(), &given, &owned, &signing));
+    let made = made.await;
     made.map_err(|error| Error::UnsoundPlan(format!("the policies cannot be compiled: {error}")))
 }
 

@@ -141,6 +141,30 @@ impl Client<'_> {
         self.send(Method::POST, path, Some(token), Some(body), what).await.map(|_| ())
     }
 
+    /// Names under a path, in the order Vault gives them; a folder's ends with a slash.
+    pub async fn list(&self, token: &str, path: &str, what: &'static str) -> Result<Vec<String>, VaultError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            data: Keys,
+        }
+        #[derive(Deserialize)]
+        struct Keys {
+            keys: Vec<String>,
+        }
+        let path = format!("{path}?list=true");
+        match self.call::<Answer>(Method::GET, &path, Some(token), None, what).await {
+            Ok(answer) => Ok(answer.data.keys),
+            // Vault's answer where nothing is.
+            Err(VaultError::Refused { status: StatusCode::NOT_FOUND, .. }) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes what is at a path; what is gone already is fine.
+    pub async fn delete(&self, token: &str, path: &str, what: &'static str) -> Result<(), VaultError> {
+        self.send(Method::DELETE, path, Some(token), None, what).await.map(|_| ())
+    }
+
     /// The stream of a snapshot, however long it takes.
     pub async fn snapshot(&self, token: &str) -> Result<reqwest::Response, VaultError> {
         self.send(Method::GET, SNAPSHOT, Some(token), None, "give a snapshot").await

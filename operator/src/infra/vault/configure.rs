@@ -13,11 +13,16 @@ use crate::context::Context;
 pub const AUDIENCE: &str = "vault";
 /// Role and policy of the operator.
 const ROLE: &str = "soma-operator";
-/// What the operator may do once the root token is gone: keep the roles and policies of services and tenants.
+/// What the operator may do once the root token is gone: keep the roles and policies of the tenants and of backups, but
+/// not its own.
 const POLICY: &str = r#"
-path "sys/policies/acl/soma-*"    { capabilities = ["create", "read", "update", "delete"] }
-path "auth/kubernetes/role/soma-*" { capabilities = ["create", "read", "update", "delete"] }
-path "secret/metadata/soma/*"     { capabilities = ["read", "list", "delete"] }
+path "sys/policies/acl"           { capabilities = ["list"] }
+path "sys/policies/acl/soma-backup" { capabilities = ["create", "read", "update"] }
+path "sys/policies/acl/soma-tenant-*" { capabilities = ["create", "read", "update", "delete"] }
+path "auth/kubernetes/role"       { capabilities = ["list"] }
+path "auth/kubernetes/role/soma-backup" { capabilities = ["create", "read", "update"] }
+path "auth/kubernetes/role/soma-tenant-*" { capabilities = ["create", "read", "update", "delete"] }
+path "secret/metadata/soma/tenants/*" { capabilities = ["read", "list", "delete"] }
 path "sys/storage/raft/*"         { capabilities = ["read"] }
 path "sys/step-down"              { capabilities = ["update", "sudo"] }
 "#;
@@ -94,7 +99,7 @@ pub async fn admit_backup(
     namespace: &str,
     account: &str,
 ) -> Result<(), Failure> {
-    let token = login(ctx, vault, &identity(ctx).await?).await?;
+    let token = own_token(ctx, vault).await?;
     let policy = json!({"policy": BACKUP_POLICY});
     vault
         .write(&token, &format!("sys/policies/acl/{BACKUP_ROLE}"), policy, "write the backups' policy")
@@ -114,9 +119,13 @@ pub async fn admit_backup(
 
 /// Asks the leader to become a standby.
 pub async fn step_down(ctx: &Context, leader: &Client<'_>) -> Result<(), Failure> {
-    let identity = identity(ctx).await?;
-    let token = login(ctx, leader, &identity).await?;
+    let token = own_token(ctx, leader).await?;
     Ok(leader.write(&token, "sys/step-down", json!({}), "hand over").await?)
+}
+
+/// A token of the operator's own.
+pub async fn own_token(ctx: &Context, vault: &Client<'_>) -> Result<String, Failure> {
+    login(ctx, vault, &identity(ctx).await?).await
 }
 
 async fn login(ctx: &Context, vault: &Client<'_>, identity: &Identity) -> Result<String, Failure> {

@@ -7,6 +7,7 @@ mod configure;
 mod form;
 mod keys;
 pub mod snapshot;
+mod tenants;
 mod validate;
 
 use futures::future::join_all;
@@ -55,7 +56,7 @@ async fn attempt(
         Err(blocked) => return Ok(Some(IDENTITY.blocked(site, mode, observed.conn.is_some(), &blocked))),
     };
     let mut applied = Applied::default();
-    let mut saved = (None, None);
+    let (mut saved, mut provided) = ((None, None), None);
     let (address, state) = match &wanted {
         Vault::Disabled => {
             retire::retire(ctx, writer, site, object::VAULT, &observed.live, observed.conn.as_ref()).await?;
@@ -68,6 +69,10 @@ async fn attempt(
             let state = Box::pin(run(ctx, writer, site, managed, &observed, &mut applied)).await?;
             let open = member(ctx, &observed.live, 0).filter(|_| state.is_ready());
             saved = Box::pin(backup::save(ctx, writer, site, managed, open.as_ref())).await?;
+            if let Some(open) = open {
+                let held = Box::pin(tenants::provide(ctx, site, &open)).await;
+                provided = Some(held.map_err(|error| chain(&error)));
+            }
             (address, state)
         }
     };
@@ -79,7 +84,7 @@ async fn attempt(
     let Address { host, port, .. } = address;
     let report = IDENTITY.report(site, Findings { mode, host, port, state, applied, published, caveat });
     let (told, refusal) = saved;
-    Ok(Some(report.backed_up(told, refusal)))
+    Ok(Some(report.backed_up(told, refusal).providing(provided)))
 }
 
 /// Reads everything Vault needs. A failed read fails the attempt: it never counts as a change.

@@ -5,4 +5,5 @@ pub mod etcd;
 pub mod kafka;
 pub mod postgres;
 pub mod redis;
+pub mod tenant;
 pub mod vault;

@@ -4,24 +4,39 @@ use anyhow::{Context, Result, ensure};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
+use super::tenant;
 use crate::{Node, client};
 
-/// What a client of Vault sees, and what was acknowledged to it.
+/// What a tenant's program sees of Vault, and what was acknowledged to it.
 pub struct Checker {
     http: Client,
     url: String,
+    role: String,
+    prefix: String,
     /// Secrets that were acknowledged.
     pub acknowledged: usize,
 }
 
+/// The tenant whose secrets are written, and the account its program has.
+const TENANT: &str = "vault-check";
+const ACCOUNT: &str = "default";
+
 impl Checker {
-    /// Of the SomaInfra's Vault, with a role of its own.
+    /// Of the SomaInfra's Vault, as a tenant of its own.
     pub async fn new(node: &Node) -> Result<Self> {
+        let spec = json!({"tenant": "check", "access": [{"serviceAccount": ACCOUNT}]});
+        tenant::apply(node, TENANT, spec)?;
+        Self::of(node, TENANT).await
+    }
+
+    /// As the program of a tenant.
+    pub async fn of(node: &Node, name: &str) -> Result<Self> {
         let service = ["-n", "soma-infra", "get", "service", "vault", "-o", "jsonpath={.spec.clusterIP}"];
         let url = format!("http://{}:8200", node.kubectl(&service)?);
-        let checker = Self { http: client()?, url, acknowledged: 0 };
-        checker.allow_default(node).await?;
-        Ok(checker)
+        let access = tenant::access(node, name).await?;
+        let given = |key: &str| access.get(key).cloned().with_context(|| format!("no {key} in {access:?}"));
+        let (role, prefix) = (given("VAULT_ROLE")?, given("VAULT_PREFIX")?);
+        Ok(Self { http: client()?, url, role, prefix, acknowledged: 0 })
     }
 
     async fn call(&self, method: Method, path: &str, token: &str, body: &Value) -> Result<Value> {
@@ -33,27 +48,17 @@ impl Checker {
         Ok(body)
     }
 
-    async fn login(&self, node: &Node, namespace: &str, account: &str, role: &str) -> Result<String> {
-        let jwt = node.kubectl(&["-n", namespace, "create", "token", account, "--audience=vault"])?;
-        let body = json!({"role": role, "jwt": jwt.trim()});
+    /// A token of the tenant, for a service account of its namespace.
+    pub async fn login(&self, node: &Node, account: &str) -> Result<String> {
+        let jwt = node.kubectl(&["-n", tenant::NAMESPACE, "create", "token", account, "--audience=vault"])?;
+        let body = json!({"role": self.role, "jwt": jwt.trim()});
         let answer = self.call(Method::POST, "auth/kubernetes/login", "", &body).await?;
         answer["auth"]["client_token"].as_str().map(str::to_owned).context("no token")
     }
 
-    /// A role for the account `default`, made with no more than the operator's own rights.
-    pub async fn allow_default(&self, node: &Node) -> Result<()> {
-        let operator = self.login(node, "soma-system", "soma-operator", "soma-operator").await?;
-        let policy =
-            json!({"policy": r#"path "secret/data/soma/*" { capabilities = ["create", "update", "read"] }"#});
-        self.call(Method::POST, "sys/policies/acl/soma-check", &operator, &policy).await?;
-        let role = json!({
-            "bound_service_account_names": ["default"], "bound_service_account_namespaces": ["soma-infra"],
-            "audience": "vault", "token_policies": ["soma-check"],
-        });
-        self.call(Method::POST, "auth/kubernetes/role/soma-check", &operator, &role).await?;
-        let wrong = self.call(Method::GET, "secret/data/soma/0", &operator, &Value::Null).await;
-        ensure!(wrong.is_err(), "the operator can read the secrets of tenants");
-        Ok(())
+    /// Reads a secret below the tenant's folder.
+    pub async fn read(&self, token: &str, name: &str) -> Result<Value> {
+        self.call(Method::GET, &format!("{}/{name}", self.prefix), token, &Value::Null).await
     }
 
     /// Writes until it is acknowledged, as a client with retries does.
@@ -61,8 +66,8 @@ impl Checker {
         let mut last = None;
         for _ in 0..120 {
             let attempt = async {
-                let token = self.login(node, "soma-infra", "default", "soma-check").await?;
-                let path = format!("secret/data/soma/{}", self.acknowledged);
+                let token = self.login(node, ACCOUNT).await?;
+                let path = format!("{}/{}", self.prefix, self.acknowledged);
                 self.call(Method::POST, &path, &token, &json!({"data": {"n": self.acknowledged}})).await
             };
             match attempt.await {
@@ -79,9 +84,9 @@ impl Checker {
 
     /// Reads back everything that was acknowledged.
     pub async fn verify(&self, node: &Node) -> Result<()> {
-        let token = self.login(node, "soma-infra", "default", "soma-check").await?;
+        let token = self.login(node, ACCOUNT).await?;
         for n in 0..self.acknowledged {
-            let read = self.call(Method::GET, &format!("secret/data/soma/{n}"), &token, &Value::Null).await?;
+            let read = self.read(&token, &n.to_string()).await?;
             ensure!(read["data"]["data"]["n"] == n, "secret {n} is {read}");
         }
         Ok(())

@@ -6,6 +6,7 @@ mod kafka;
 mod opa;
 mod redis;
 mod strangers;
+mod tenants;
 mod vault;
 
 use std::sync::Arc;
@@ -40,6 +41,7 @@ async fn every_component_lives_and_keeps_what_was_acknowledged() -> Result<()> {
     lives.spawn(strangers::life(Arc::clone(&node)));
     lives.spawn(opa::life(Arc::clone(&node)));
     lives.spawn(kafka::life(Arc::clone(&node)));
+    lives.spawn(tenants::life(Arc::clone(&node)));
     while let Some(ended) = lives.join_next().await {
         ended??;
     }
