@@ -102,6 +102,15 @@ async fn a_changed_template_rolls_the_pod_once_and_an_edit_by_hand_does_not() {
         .postgres
         .psql("SELECT rolsuper OR rolcreatedb OR rolcreaterole FROM pg_roles WHERE rolname = 'somamemory'");
     assert_eq!(role.await.unwrap().trim(), "f", "the role may use its database and nothing else");
+    for (service, database) in
+        [("memory", "somamemory"), ("agent", "somaagent01"), ("openfga", "openfga"), ("temporal", "temporal")]
+    {
+        let own = world.secrets.get(&format!("postgres-user-{service}")).await.unwrap();
+        assert_eq!((text(&own, "database"), text(&own, "username")), (database.into(), database.into()));
+        assert_eq!(text(&own, "password"), text(&made, database));
+        let owner = format!("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = '{database}'");
+        assert_eq!(world.postgres.psql(&owner).await.unwrap().trim(), database);
+    }
 
     world.edit(&json!({"resources": {"requests": {"cpu": "200m"}}})).await;
     let second = world.pod_gets_ready(Some(&first)).await;

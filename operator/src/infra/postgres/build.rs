@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Value, json};
 
 use super::passwords::Credentials;
+use super::service::{MEMORY, Service};
 use super::validate::{External, Managed, Passwords};
 use crate::error::Error;
 use crate::infra::set::{self, Objects, Shape};
@@ -76,8 +77,22 @@ fn pod(postgres: &Managed) -> Value {
 
 /// The Secret with the passwords of a managed Postgres.
 pub fn password_secret(site: &Site<'_>, passwords: &Passwords) -> Result<Secret, Error> {
-    let data = [("password", passwords.superuser.as_str()), (object::MEMORY_DATABASE, &passwords.memory)];
+    let services = passwords.services.iter().map(|(database, password)| (*database, password.as_str()));
+    let data: Vec<_> = [("password", passwords.superuser.as_str())].into_iter().chain(services).collect();
     secret::build(site, object::POSTGRES, object::POSTGRES_SECRET, &data)
+}
+
+/// Where a service finds its database, and as whom.
+pub fn user_secret(site: &Site<'_>, service: Service, password: &str) -> Result<Secret, Error> {
+    let (host, port) = (site.host(object::POSTGRES), PORT.to_string());
+    let data = [
+        ("host", host.as_str()),
+        ("port", &port),
+        ("database", service.database),
+        ("username", service.database),
+        ("password", password),
+    ];
+    secret::build(site, object::POSTGRES, &service.secret_name(), &data)
 }
 
 /// `postgres-conn`: all that a SomaStack reads.
@@ -85,8 +100,9 @@ pub fn connection_secret(site: &Site<'_>, credentials: &Credentials) -> Result<S
     let own = site.host(object::POSTGRES);
     let (host, port, database, username, password, sslmode, mode) = match credentials {
         Credentials::Managed(passwords) => {
-            let name = object::MEMORY_DATABASE;
-            (own.as_str(), PORT, name, name, passwords.memory.as_str(), "prefer", "managed")
+            let name = MEMORY.database;
+            let password = passwords.services.get(name).map_or("", String::as_str);
+            (own.as_str(), PORT, name, name, password, "prefer", "managed")
         }
         Credentials::External(External { host, port, database, username, password, sslmode }) => (
             host.as_str(),

@@ -1,5 +1,5 @@
-//! Makes sure that the database answers and, where the operator runs it, that the memory service has its own
-//! database and a role that may use only that. Everything is read first, done if needed, and read back.
+//! Makes sure that Postgres answers and, where the operator runs it, that every service has a database of its own and a
+//! role that may use only that. Everything is read first, done if needed, and read back.
 
 use std::time::Duration;
 
@@ -9,6 +9,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
 
 use super::build::PORT;
 use super::passwords::Credentials;
+use super::scram;
+use super::service::{self, Database, Role, SERVICES, Seen, Step};
 use super::validate::{External, Observed, Passwords};
 use crate::context::Context;
 use crate::error::chain;
@@ -47,7 +49,7 @@ pub async fn ensure(ctx: &Context, site: &Site<'_>, observed: &Observed, credent
 
 /// What a user may call the database, and what it answered.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+pub(super) enum Error {
     #[error("{0} is not host:port")]
     Address(String),
     #[error("cannot connect as {user}")]
@@ -62,8 +64,8 @@ enum Error {
         #[source]
         source: sqlx::Error,
     },
-    #[error("role {0} is still a superuser after it was changed")]
-    NotReadBack(&'static str),
+    #[error("Postgres took every change, but still lacks {0:?}; look for what changes it back")]
+    NotReadBack(Vec<Step>),
 }
 
 fn statement(what: &'static str) -> impl FnOnce(sqlx::Error) -> Error {
@@ -102,58 +104,91 @@ async fn version(connection: &mut PgConnection) -> Result<String, Error> {
     row.and_then(|row| row.try_get::<String, _>(0)).map_err(statement("read its version"))
 }
 
-/// Role and database of the memory service.
-async fn provision(address: &str, passwords: &Passwords) -> Result<String, Error> {
+/// Looks with one connection, and changes only what differs.
+pub(super) async fn provision(address: &str, passwords: &Passwords) -> Result<String, Error> {
     let (host, port) = address.rsplit_once(':').ok_or_else(|| Error::Address(address.into()))?;
     let port = port.parse().map_err(|_| Error::Address(address.into()))?;
     let options = PgConnectOptions::new_without_pgpass().host(host).port(port).ssl_mode(PgSslMode::Prefer);
-    let own = options.clone().database(object::MEMORY_DATABASE);
-    if let Ok(mut connection) = connect(own.clone(), object::MEMORY_DATABASE, &passwords.memory).await {
-        let version = version(&mut connection).await;
-        let _ = connection.close().await;
-        return version;
+    let at = |database: &str| connect(options.clone().database(database), "postgres", &passwords.superuser);
+    let mut superuser = at("postgres").await?;
+    let mut seen = look(&mut superuser).await?;
+    let steps = service::steps(&seen, &passwords.services);
+    if !steps.is_empty() {
+        for step in steps {
+            match step {
+                Step::HandOver(service) => {
+                    let mut inside = at(service.database).await?;
+                    perform(&mut inside, step, passwords).await?;
+                    let _ = inside.close().await;
+                }
+                step => perform(&mut superuser, step, passwords).await?,
+            }
+        }
+        seen = look(&mut superuser).await?;
+        let left = service::steps(&seen, &passwords.services);
+        if !left.is_empty() {
+            return Err(Error::NotReadBack(left));
+        }
     }
-    let mut superuser = connect(options.database("postgres"), "postgres", &passwords.superuser).await?;
-    ensure_role(&mut superuser, &passwords.memory).await?;
-    ensure_database(&mut superuser).await?;
+    // The answer is in; a connection that closes badly is no news.
     let _ = superuser.close().await;
-    let mut connection = connect(own, object::MEMORY_DATABASE, &passwords.memory).await?;
-    version(&mut connection).await
+    Ok(seen.version)
 }
 
-async fn ensure_role(superuser: &mut PgConnection, password: &str) -> Result<(), Error> {
-    let name = object::MEMORY_DATABASE;
-    let exists = sqlx::query("SELECT 1 FROM pg_roles WHERE rolname = $1")
-        .bind(name)
-        .fetch_optional(&mut *superuser)
-        .await;
-    let verb = if exists.map_err(statement("read the roles"))?.is_some() { "ALTER" } else { "CREATE" };
-    // Neither statement takes parameters. The password is ours, of letters and digits only.
-    let sql = format!(
-        "{verb} ROLE {name} WITH LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD '{password}'"
-    );
-    sqlx::query(AssertSqlSafe(sql))
-        .execute(&mut *superuser)
-        .await
-        .map_err(statement("make the role of the memory service"))?;
-    let row =
-        sqlx::query("SELECT rolsuper FROM pg_roles WHERE rolname = $1").bind(name).fetch_one(superuser).await;
-    let is_superuser =
-        row.and_then(|row| row.try_get::<bool, _>(0)).map_err(statement("read the role back"))?;
-    if is_superuser { Err(Error::NotReadBack(name)) } else { Ok(()) }
+async fn look(superuser: &mut PgConnection) -> Result<Seen, Error> {
+    let version = version(superuser).await?;
+    let names: Vec<_> = SERVICES.iter().map(|service| service.database.to_owned()).collect();
+    let roles = "SELECT rolname::text, rolpassword, rolcanlogin AND NOT (rolsuper OR rolcreatedb OR rolcreaterole \
+                 OR rolreplication OR rolbypassrls) FROM pg_authid WHERE rolname = ANY($1)";
+    let roles = sqlx::query(roles).bind(names).fetch_all(&mut *superuser).await;
+    let role = |row: &sqlx::postgres::PgRow| {
+        Ok((row.try_get(0)?, Role { verifier: row.try_get(1)?, plain: row.try_get(2)? }))
+    };
+    let databases = "SELECT datname::text, pg_get_userbyid(datdba)::text, \
+                     has_database_privilege('public', oid, 'CONNECT, TEMPORARY') FROM pg_database";
+    let databases = sqlx::query(databases).fetch_all(superuser).await;
+    let database = |row: &sqlx::postgres::PgRow| {
+        Ok((row.try_get(0)?, Database { owner: row.try_get(1)?, open: row.try_get(2)? }))
+    };
+    Ok(Seen {
+        version,
+        roles: roles.and_then(|rows| rows.iter().map(role).collect()).map_err(statement("read the roles"))?,
+        databases: databases
+            .and_then(|rows| rows.iter().map(database).collect())
+            .map_err(statement("read the databases"))?,
+    })
 }
 
-async fn ensure_database(superuser: &mut PgConnection) -> Result<(), Error> {
-    let name = object::MEMORY_DATABASE;
-    let exists = sqlx::query("SELECT 1 FROM pg_database WHERE datname = $1")
-        .bind(name)
-        .fetch_optional(&mut *superuser)
-        .await;
-    if exists.map_err(statement("read the databases"))?.is_none() {
-        let create = AssertSqlSafe(format!("CREATE DATABASE {name} OWNER {name}"));
-        sqlx::query(create).execute(&mut *superuser).await.map_err(statement("create the database"))?;
+/// None of these statements takes parameters. Names are ours, and a verifier needs no quoting.
+async fn perform(connection: &mut PgConnection, step: Step, passwords: &Passwords) -> Result<(), Error> {
+    let role = |verb: &str, name: &'static str| {
+        let password = passwords.services.get(name).map(|password| scram::verifier(password));
+        format!(
+            "{verb} ROLE {name} WITH LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD '{}'",
+            password.unwrap_or_default()
+        )
+    };
+    let (what, statements) = match step {
+        Step::CreateRole(service) => ("make a role", vec![role("CREATE", service.database)]),
+        Step::AlterRole(service) => ("change a role", vec![role("ALTER", service.database)]),
+        Step::CreateDatabase(service) => {
+            ("make a database", vec![format!("CREATE DATABASE {}", service.database)])
+        }
+        Step::Close(name) => {
+            ("close a database to other roles", vec![format!("REVOKE ALL ON DATABASE {name} FROM PUBLIC")])
+        }
+        Step::HandOver(service) => {
+            let name = service.database;
+            let statements = vec![
+                format!("ALTER SCHEMA public OWNER TO {name}"),
+                "REVOKE ALL ON SCHEMA public FROM PUBLIC".to_owned(),
+                format!("ALTER DATABASE {name} OWNER TO {name}"),
+            ];
+            ("give a database to its role", statements)
+        }
+    };
+    for sql in statements {
+        sqlx::query(AssertSqlSafe(sql)).execute(&mut *connection).await.map_err(statement(what))?;
     }
-    let revoke = AssertSqlSafe(format!("REVOKE ALL ON DATABASE {name} FROM PUBLIC"));
-    sqlx::query(revoke).execute(superuser).await.map_err(statement("close the database to other roles"))?;
     Ok(())
 }

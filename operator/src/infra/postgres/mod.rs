@@ -3,10 +3,19 @@
 mod build;
 mod database;
 mod passwords;
+#[cfg(test)]
+mod proof;
+mod scram;
+mod service;
 mod validate;
 
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Secret;
 use soma_crds::{Mode, SomaInfra};
 
+use passwords::Credentials;
+use service::SERVICES;
 pub use validate::parse_sslmode;
 use validate::{Observed, Postgres};
 
@@ -69,7 +78,7 @@ async fn attempt(ctx: &Context, writer: &Writer, site: &Site<'_>, mode: Mode) ->
         set::roll(writer, &observed.live, set, &Alone, &mut applied).await;
     }
     let published = if state.is_ready() {
-        writer.apply(&build::connection_secret(site, &credentials)?).await.map(|_| true)
+        publish(writer, site, &credentials).await.map(|()| true)
     } else {
         // While the database does not answer, the last Secret stays.
         Ok(observed.conn.is_some())
@@ -82,6 +91,18 @@ async fn attempt(ctx: &Context, writer: &Writer, site: &Site<'_>, mode: Mode) ->
     Ok(IDENTITY.report(site, Findings { mode, host, port, state, applied, published, caveat }))
 }
 
+/// Writes where everybody finds Postgres, and where each service finds its own database.
+async fn publish(writer: &Writer, site: &Site<'_>, credentials: &Credentials) -> Result<(), Error> {
+    writer.apply(&build::connection_secret(site, credentials)?).await?;
+    if let Credentials::Managed(passwords) = credentials {
+        for service in SERVICES {
+            let password = passwords.services.get(service.database).map_or("", String::as_str);
+            writer.apply(&build::user_secret(site, service, password)?).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Reads everything Postgres needs. A failed read fails the attempt: it never counts as a change.
 async fn dereference(ctx: &Context, site: &Site<'_>) -> Result<Observed, Error> {
     let namespace = &site.owner.namespace;
@@ -89,7 +110,13 @@ async fn dereference(ctx: &Context, site: &Site<'_>) -> Result<Observed, Error> 
         Some(external) => ctx.get(namespace, &external.secret_ref.name).await?,
         None => None,
     };
+    let mut users = BTreeMap::new();
+    for service in SERVICES.iter().filter(|_| external.is_none()) {
+        let secret = ctx.get::<Secret>(namespace, &service.secret_name()).await?;
+        users.extend(secret.map(|secret| (service.database, secret)));
+    }
     Ok(Observed {
+        users,
         passwords: ctx.get(namespace, object::POSTGRES_SECRET).await?,
         conn: ctx.get(namespace, object::POSTGRES_CONN).await?,
         external,
@@ -99,6 +126,8 @@ async fn dereference(ctx: &Context, site: &Site<'_>) -> Result<Observed, Error> 
 
 /// Deletes the volume and every Secret.
 pub async fn remove_data(ctx: &Context, writer: &Writer, infra: &SomaInfra) -> Result<(), Error> {
-    let secrets = [object::POSTGRES_CONN, object::POSTGRES_SECRET];
+    let users = SERVICES.iter().map(|service| service.secret_name());
+    let secrets: Vec<_> =
+        users.chain([object::POSTGRES_CONN, object::POSTGRES_SECRET].map(str::to_owned)).collect();
     set::remove_data(ctx, writer, infra, object::POSTGRES, &secrets).await
 }

@@ -1,15 +1,21 @@
 //! From a manifest and what it refers to, to the form the builders take. Pure.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::Secret;
 use soma_crds::{ManagedPostgres, Profile};
 use soma_settings::SslMode;
 
+use super::service::{SERVICES, Service};
 use crate::infra::Site;
 use crate::infra::blocked::Blocked;
 use crate::infra::secret::{self, Reader};
 use crate::infra::set::{self, Defaults, Live, Member};
 use crate::names::object;
 use crate::workload::Resources;
+
+/// Key of a password in a Secret.
+const PASSWORD: &str = "password";
 
 /// What the cluster holds for Postgres.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +24,8 @@ pub struct Observed {
     pub passwords: Option<Secret>,
     /// `postgres-conn`.
     pub conn: Option<Secret>,
+    /// `postgres-user-<service>`, by database.
+    pub users: BTreeMap<&'static str, Secret>,
     /// The Secret an external Postgres is described by.
     pub external: Option<Secret>,
     pub live: Live,
@@ -34,15 +42,18 @@ pub enum Postgres {
 #[derive(Clone, Debug)]
 pub struct Managed {
     pub member: Member,
-    /// The passwords made earlier; `None` before the first install.
-    pub passwords: Option<Passwords>,
+    /// The passwords kept from earlier; `None` before the first install. Some services' may be missing.
+    pub kept: Option<Passwords>,
+    /// The passwords as the services have them; what somebody wrote there counts.
+    pub given: BTreeMap<&'static str, String>,
 }
 
-/// The two passwords of a managed Postgres.
+/// The passwords of a managed Postgres.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Passwords {
     pub superuser: String,
-    pub memory: String,
+    /// By database.
+    pub services: BTreeMap<&'static str, String>,
 }
 
 impl std::fmt::Debug for Passwords {
@@ -85,8 +96,8 @@ fn read_managed(site: &Site<'_>, spec: &ManagedPostgres, observed: &Observed) ->
         Profile::Dev => ("1Gi", Resources::of("100m", "512Mi", "512Mi")),
         Profile::Ha => ("20Gi", Resources::of("1", "4Gi", "4Gi")),
     };
-    let passwords = observed.passwords.as_ref().and_then(read_passwords);
-    if passwords.is_none() && (observed.live.has_volume() || observed.passwords.is_some()) {
+    let kept = observed.passwords.as_ref().and_then(read_passwords);
+    if kept.is_none() && (observed.live.has_volume() || observed.passwords.is_some()) {
         return Err(Blocked::PasswordLost {
             namespace: site.owner.namespace.clone(),
             component: object::POSTGRES,
@@ -95,13 +106,38 @@ fn read_managed(site: &Site<'_>, spec: &ManagedPostgres, observed: &Observed) ->
         });
     }
     let defaults = Defaults { image: "docker.io/library/postgres:15", size: disk, resources };
-    Ok(Managed { member: Member::of(object::POSTGRES, &spec.member, &defaults)?, passwords })
+    Ok(Managed {
+        member: Member::of(object::POSTGRES, &spec.member, &defaults)?,
+        kept,
+        given: given(site, observed)?,
+    })
 }
 
-/// Both passwords, when the Secret holds both.
+/// The passwords of `postgres-superuser`, when it holds that of the superuser. Nobody needs that of a service to open
+/// the data: one that is missing is taken from the service's own Secret, or made.
 pub fn read_passwords(secret: &Secret) -> Option<Passwords> {
-    let text = |key| secret::text(secret, key);
-    Some(Passwords { superuser: text("password")?, memory: text(object::MEMORY_DATABASE)? })
+    let of = |service: &Service| Some((service.database, secret::text(secret, service.database)?));
+    let services = SERVICES.iter().filter_map(of).collect();
+    Some(Passwords { superuser: secret::text(secret, "password")?, services })
+}
+
+/// What the services' Secrets say.
+fn given(site: &Site<'_>, observed: &Observed) -> Result<BTreeMap<&'static str, String>, Blocked> {
+    let mut given = BTreeMap::new();
+    for service in SERVICES {
+        let Some(secret) = observed.users.get(service.database) else { continue };
+        let Some(password) = secret::text(secret, PASSWORD) else { continue };
+        if !password.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+            return Err(Blocked::SecretValueInvalid {
+                namespace: site.owner.namespace.clone(),
+                name: service.secret_name(),
+                key: PASSWORD,
+                problem: "holds something other than letters, digits and signs of ASCII, which clients encode differently",
+            });
+        }
+        given.insert(service.database, password);
+    }
+    Ok(given)
 }
 
 fn read_external(site: &Site<'_>, name: &str, secret: Option<&Secret>) -> Result<External, Blocked> {

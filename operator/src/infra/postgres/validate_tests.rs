@@ -51,14 +51,32 @@ fn no_new_password_is_made_while_a_volume_exists() {
     let error = blocked(&infra, &with_volume);
     assert_eq!(error.reason(), "PasswordLost");
     assert!(error.to_string().contains("Restore the Secret"));
-    let half = Observed { passwords: Some(fixture::secret(&[("password", "x")])), ..Default::default() };
-    assert_eq!(blocked(&infra, &half).reason(), "PasswordLost", "a key is gone");
+    let half = Observed { passwords: Some(fixture::secret(&[("somamemory", "x")])), ..Default::default() };
+    assert_eq!(blocked(&infra, &half).reason(), "PasswordLost", "the superuser's key is gone");
     let kept = Observed {
         passwords: Some(fixture::secret(&[("password", "super"), (object::MEMORY_DATABASE, "mem")])),
         ..with_volume
     };
     assert!(validate(&Site::new(&infra), &kept).is_ok());
     assert!(validate(&Site::new(&infra), &Observed::default()).is_ok(), "a first install");
+}
+
+#[test]
+fn what_somebody_wrote_into_a_service_s_secret_counts_when_clients_can_send_it() {
+    let infra = fixture::managed();
+    let with = |password: &str| Observed {
+        passwords: Some(fixture::secret(&[("password", "super"), (object::MEMORY_DATABASE, "kept")])),
+        users: [(object::MEMORY_DATABASE, fixture::secret(&[("password", password)]))].into(),
+        ..Default::default()
+    };
+    let Ok(Postgres::Managed(managed)) = validate(&Site::new(&infra), &with("it's mine")) else { panic!() };
+    assert_eq!(managed.given[object::MEMORY_DATABASE], "it's mine");
+    assert_eq!(managed.kept.unwrap().services[object::MEMORY_DATABASE], "kept");
+    let Ok(Postgres::Managed(managed)) = validate(&Site::new(&infra), &with("")) else { panic!() };
+    assert!(managed.given.is_empty(), "deleted");
+    let error = blocked(&infra, &with("pässword"));
+    assert_eq!(error.reason(), "SecretValueInvalid");
+    assert!(error.to_string().contains("patch secret postgres-user-memory"), "{error}");
 }
 
 #[test]
