@@ -12,6 +12,7 @@ mod etcd;
 mod infra;
 mod kafka;
 mod namespace;
+mod openfga;
 mod redis;
 mod reference;
 mod shared;
@@ -27,6 +28,7 @@ pub use kafka::{ExternalKafka, Kafka, ManagedKafka, SettingValue};
 pub use namespace::{
     Embedding, MemoryNamespace, MemoryNamespaceSpec, MemoryNamespaceStatus, Model, Provider, Quota, Usage,
 };
+pub use openfga::{ExternalOpenFga, ManagedOpenFga, OpenFga};
 pub use redis::{ExternalRedis, ManagedRedis, MaxmemoryPolicy, Redis, RedisMode};
 pub use shared::{DeletionPolicy, LocalRef, NamespacedRef, Quantity, condition};
 pub use stack::{

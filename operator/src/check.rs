@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -52,6 +53,10 @@ impl Plan {
         self.add(deployment);
     }
 
+    pub fn job(&mut self, job: &Job) {
+        self.add(job);
+    }
+
     fn add<K: Resource<DynamicType = ()> + Serialize>(&mut self, object: &K) {
         let name =
             format!("{} {}/{}", K::kind(&()), object.namespace().unwrap_or_default(), object.name_any());
@@ -76,7 +81,7 @@ pub fn findings(plan: &Plan) -> Vec<String> {
             say("appears twice".into());
         }
         match object["kind"].as_str().unwrap_or_default() {
-            "Deployment" | "StatefulSet" => workload(plan, object, &mut say),
+            "Deployment" | "StatefulSet" | "Job" => workload(plan, object, &mut say),
             "Service" if object["spec"]["type"] != "ExternalName" => {
                 let selected = select(&templates, &object["spec"]["selector"]);
                 if selected.is_empty() && !templates.is_empty() {
@@ -167,9 +172,27 @@ fn workload(plan: &Plan, object: &Value, say: &mut impl FnMut(String)) {
     }
     for container in items(&pod["containers"]).iter().chain(items(&pod["initContainers"])) {
         self::container(container, &mut volumes, say);
+        environment(plan, container, say);
     }
     for (volume, _) in volumes.iter().filter(|(_, mounted)| !**mounted) {
         say(format!("volume {volume} is not mounted"));
+    }
+}
+
+/// What a variable is read from must be in the plan, with its key.
+fn environment(plan: &Plan, container: &Value, say: &mut impl FnMut(String)) {
+    for variable in items(&container["env"]) {
+        let from = &variable["valueFrom"]["secretKeyRef"];
+        if !from.is_object() {
+            continue;
+        }
+        let key = format!("s/{}", text(&from["name"]));
+        if !plan.sources.get(&key).is_some_and(|keys| keys.contains(text(&from["key"]))) {
+            say(format!(
+                "variable {} reads key {} of {key}, which the plan does not hold",
+                variable["name"], from["key"]
+            ));
+        }
     }
 }
 
@@ -262,6 +285,7 @@ mod tests {
                         "resources": {"requests": {"cpu": "1"}, "limits": {"memory": "1Gi"}},
                         "ports": [{"name": "http", "containerPort": 80}],
                         "readinessProbe": {"httpGet": {"port": "http", "path": "/"}},
+                        "env": [{"name": "E", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
                         "volumeMounts": [{"name": "v", "mountPath": "/v"}],
                     }],
                     "volumes": [{"name": "v", "secret": {"secretName": "s", "items": [{"key": "k", "path": "k"}]}}],
@@ -288,7 +312,7 @@ mod tests {
 
     #[test]
     fn each_defect_is_found() {
-        let defects: [(&str, Value, &str); 10] = [
+        let defects: [(&str, Value, &str); 11] = [
             ("/spec/selector/matchLabels/app", json!("b"), "selector app is not a label"),
             ("/spec/template/spec/securityContext/runAsUser", json!(0), "restricted pod security"),
             ("/spec/template/spec/automountServiceAccountToken", json!(null), "service account token"),
@@ -301,6 +325,11 @@ mod tests {
             ("/spec/template/spec/containers/0/volumeMounts/0/name", json!("w"), "is no volume"),
             ("/spec/template/spec/containers/0/volumeMounts", json!([]), "volume v is not mounted"),
             ("/spec/template/spec/containers/0/readinessProbe/httpGet/port", json!("grpc"), "does not open"),
+            (
+                "/spec/template/spec/containers/0/env/0/valueFrom/secretKeyRef/key",
+                json!("x"),
+                "variable \"E\" reads key",
+            ),
             ("/spec/template/spec/volumes/0/secret/secretName", json!("t"), "which the plan does not hold"),
             ("/spec/template/spec/volumes/0/secret/items/0/key", json!("x"), "does not hold"),
         ];

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -91,6 +92,8 @@ fn infra(ctx: &Context) -> Controller<Watched<SomaInfra>> {
     let (by_secret, by_claim, by_namespace, by_sibling) =
         (controller.store(), controller.store(), controller.store(), controller.store());
     let controller = children::<_, StatefulSet>(controller, ctx);
+    let controller = children::<_, Deployment>(controller, ctx);
+    let controller = children::<_, Job>(controller, ctx);
     let controller = children::<_, Pod>(controller, ctx);
     let controller = children::<_, Service>(controller, ctx);
     let controller = children::<_, PodDisruptionBudget>(controller, ctx);
@@ -108,6 +111,10 @@ fn infra(ctx: &Context) -> Controller<Watched<SomaInfra>> {
                     spec.kafka.as_ref().and_then(|kafka| kafka.external.as_ref()).map(|e| &e.secret_ref),
                     spec.etcd.as_ref().and_then(|etcd| etcd.external.as_ref()).map(|e| &e.secret_ref),
                     spec.redis.as_ref().and_then(|redis| redis.external.as_ref()).map(|e| &e.secret_ref),
+                    spec.openfga
+                        .as_ref()
+                        .and_then(|openfga| openfga.external.as_ref())
+                        .map(|e| &e.secret_ref),
                 ];
                 let refers = external.into_iter().flatten().any(|secret| secret.name == name)
                     || object::KEPT.contains(&name.as_str());

@@ -46,6 +46,8 @@ pub mod object {
     pub const POSTGRES: &str = "postgres";
     pub const POSTGRES_SECRET: &str = "postgres-superuser";
     pub const POSTGRES_CONN: &str = "postgres-conn";
+    /// Where OpenFGA finds its own database in a managed Postgres.
+    pub const POSTGRES_OPENFGA: &str = "postgres-user-openfga";
     pub const VAULT: &str = "vault";
     pub const VAULT_UNSEAL: &str = "vault-unseal";
     pub const VAULT_CONN: &str = "vault-conn";
@@ -58,8 +60,13 @@ pub mod object {
     pub const REDIS: &str = "redis";
     pub const REDIS_USERS: &str = "redis-users";
     pub const REDIS_CONN: &str = "redis-conn";
+    pub const OPENFGA: &str = "openfga";
+    pub const OPENFGA_MIGRATE: &str = "openfga-migrate";
+    pub const OPENFGA_STORE: &str = "openfga-store";
+    pub const OPENFGA_CONN: &str = "openfga-conn";
     /// Secrets without which volumes cannot be used; people restore them from backups.
-    pub const KEPT: [&str; 5] = [POSTGRES_SECRET, VAULT_UNSEAL, KAFKA_CLUSTER, ETCD_CLUSTER, REDIS_USERS];
+    pub const KEPT: [&str; 6] =
+        [POSTGRES_SECRET, VAULT_UNSEAL, KAFKA_CLUSTER, ETCD_CLUSTER, REDIS_USERS, OPENFGA_STORE];
     pub const MEMORY: &str = "memory";
     pub const API_TOKEN: &str = "soma-api-token";
     pub const API_TOKEN_KEY: &str = "SOMA_API_TOKEN";
@@ -81,6 +88,7 @@ pub mod reason {
     pub const VOLUME_GROWS: &str = "VolumeGrows";
     pub const DEFRAGMENTED: &str = "Defragmented";
     pub const MEMBER_CHANGED: &str = "MemberChanged";
+    pub const MODEL_ADDED: &str = "ModelAdded";
     pub const DRIFT_REPAIRED: &str = "DriftRepaired";
     pub const DATA_KEPT: &str = "DataKept";
     pub const DATA_DELETED: &str = "DataDeleted";

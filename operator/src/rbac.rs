@@ -49,7 +49,14 @@ const CLUSTER: &[Rule] = &[
         resources: &["deployments", "statefulsets"],
         verbs: OWN,
         names: &[],
-        reason: "The memory service is a Deployment per revision, Postgres a StatefulSet; delete collects old revisions and lets a volume grow.",
+        reason: "The memory service is a Deployment per revision, OpenFGA one, Postgres a StatefulSet; delete collects old revisions and lets a volume grow.",
+    },
+    Rule {
+        groups: &["batch"],
+        resources: &["jobs"],
+        verbs: OWN,
+        names: &[],
+        reason: "Migrates the database of OpenFGA before its pods start; delete collects migrations of older releases.",
     },
     Rule {
         groups: &[""],

@@ -3,8 +3,8 @@
 use std::iter::Sum;
 use std::ops::Add;
 
-use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaimSpec, PodSpec};
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaimSpec, Pod, PodSpec};
 use soma_crds::{Cost, Footprint};
 
 use super::set::Live;
@@ -94,6 +94,15 @@ pub fn of(live: &Live, wanted: &StatefulSet) -> Footprint {
     let replicas = spec.and_then(|spec| spec.replicas).unwrap_or(0);
     let planned = (0..replicas).map(|_| member).sum::<Amount>();
     Footprint { now: pods.chain(claims).sum::<Amount>().cost(), planned: planned.cost() }
+}
+
+/// The footprint of a Deployment that shall be, beside the pods there are.
+pub fn of_deployment(pods: &[Pod], wanted: &Deployment) -> Footprint {
+    let now = pods.iter().map(|pod| Amount::of_pod(pod.spec.as_ref())).sum::<Amount>();
+    let spec = wanted.spec.as_ref();
+    let pod = Amount::of_pod(spec.and_then(|spec| spec.template.spec.as_ref()));
+    let planned = (0..spec.and_then(|spec| spec.replicas).unwrap_or(0)).map(|_| pod).sum::<Amount>();
+    Footprint { now: now.cost(), planned: planned.cost() }
 }
 
 /// The footprint of several components; none when nothing runs.

@@ -8,6 +8,7 @@ mod etcd;
 mod footprint;
 mod kafka;
 mod network;
+mod openfga;
 mod postgres;
 mod redis;
 mod roll;
@@ -82,6 +83,7 @@ impl Kind for SomaInfra {
         reports.extend(Box::pin(kafka::drive(ctx, &writer, &site)).await);
         reports.extend(Box::pin(etcd::drive(ctx, &writer, &site)).await);
         reports.extend(Box::pin(redis::drive(ctx, &writer, &site)).await);
+        reports.extend(Box::pin(openfga::drive(ctx, &writer, &site)).await);
         let aliases = alias::build(&site, &status::aliases(&reports), &observed)?;
         let mut batch = Batch::default();
         alias::apply(&writer, &aliases, &observed, &mut batch).await;
@@ -108,6 +110,7 @@ impl Kind for SomaInfra {
                 kafka::remove_data(ctx, &writer, infra).await?;
                 etcd::remove_data(ctx, &writer, infra).await?;
                 redis::remove_data(ctx, &writer, infra).await?;
+                Box::pin(openfga::remove_data(ctx, &writer, infra)).await?;
                 Note::normal(
                     reason::DATA_DELETED,
                     "volumes and Secrets are deleted, as deletionPolicy Delete says",

@@ -8,12 +8,15 @@ use soma_crds::SomaStack;
 
 use super::Site;
 use crate::error::Error;
-use crate::names::{MANAGED_BY, label};
+use crate::names::{MANAGED_BY, label, object};
 use crate::reconcile::Kind;
 use crate::workload::typed;
 
 /// Label the API server gives every namespace.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+
+/// Components that are clients of another: `(who is asked, whose pods ask)`.
+const RELATED: [(&str, &[&str]); 1] = [(object::POSTGRES, &[object::OPENFGA, object::OPENFGA_MIGRATE])];
 
 /// Whom the operator knows to need the components.
 #[derive(Clone, Debug, Default)]
@@ -25,7 +28,7 @@ pub struct Guests {
 }
 
 /// Lets in whom a component serves: its own members and the operator, which also speaks what members speak, on every port;
-/// the pods of the stacks that use it and whom the manifest names on `ports`. Everybody else is kept out, where the
+/// the pods of the stacks that use it, components that stand on it and whom the manifest names on `ports`. Everybody else is kept out, where the
 /// cluster's network enforces policies.
 pub fn policy(site: &Site<'_>, component: &str, ports: &[(&str, u16)]) -> Result<NetworkPolicy, Error> {
     let selector = json!({"matchLabels": site.owner.selector(component)});
@@ -38,6 +41,12 @@ pub fn policy(site: &Site<'_>, component: &str, ports: &[(&str, u16)]) -> Result
             "namespaceSelector": named(site.guests.stacks.iter().collect()),
             "podSelector": {"matchLabels": {label::MANAGED_BY: MANAGED_BY, label::OWNER_KIND: SomaStack::KIND}},
         }));
+    }
+    for (_, asking) in RELATED.iter().filter(|(asked, _)| *asked == component) {
+        clients.push(json!({"podSelector": {
+            "matchLabels": {label::INSTANCE: site.owner.name},
+            "matchExpressions": [{"key": label::NAME, "operator": "In", "values": asking}],
+        }}));
     }
     for peer in &site.infra.spec.allow_from {
         let peer = serde_json::to_value(peer);

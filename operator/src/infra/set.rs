@@ -306,7 +306,8 @@ fn is_stray(map: &ConfigMap, newest: Option<&ConfigMap>, live: &Live) -> bool {
 }
 
 impl Applied {
-    fn absorb(&mut self, batch: &Batch) {
+    /// Takes over what a batch repaired, and what was refused.
+    pub fn absorb(&mut self, batch: &Batch) {
         self.notes.extend(batch.repaired.iter().map(|what| {
             Note::normal(reason::DRIFT_REPAIRED, format!("{what} was changed by somebody and is put back"))
         }));

@@ -6,7 +6,7 @@ use kube::Api;
 use serde_json::{Value, json};
 use soma_control_plane_tests::{Soma, text};
 use soma_crds::SomaInfra;
-use soma_testenv::{Etcd, Kafka, Postgres, Redis, Vault};
+use soma_testenv::{Etcd, Kafka, OpenFga, Postgres, Redis, Vault};
 
 /// The servers, and the Secrets that say where they are.
 struct Outside {
@@ -15,6 +15,7 @@ struct Outside {
     kafka: Kafka,
     etcd: Etcd,
     redis: Redis,
+    openfga: OpenFga,
 }
 
 impl Outside {
@@ -24,10 +25,11 @@ impl Outside {
         postgres.psql("CREATE ROLE outsider LOGIN PASSWORD 'geheim'").await.unwrap();
         postgres.psql("CREATE DATABASE somamemory OWNER outsider").await.unwrap();
         let redis = Redis::start().await.unwrap();
-        Self { postgres, vault, kafka, etcd, redis }
+        let openfga = OpenFga::start("geheim").await.unwrap();
+        Self { postgres, vault, kafka, etcd, redis, openfga }
     }
 
-    fn secrets(&self) -> [Value; 5] {
+    fn secrets(&self) -> [Value; 6] {
         let secret = |name: &str, data: Value| {
             json!({
                 "apiVersion": "v1", "kind": "Secret",
@@ -56,7 +58,24 @@ impl Outside {
                 "redis",
                 json!({"host": "127.0.0.1", "port": self.redis.port().to_string(), "password": self.redis.password()}),
             ),
+            secret("openfga", json!({"url": self.openfga.url(), "token": self.openfga.token()})),
         ]
+    }
+
+    /// Makes Soma's store in OpenFGA, with its model; returns the ids of both.
+    async fn fill_openfga(&self) -> [String; 2] {
+        let http = reqwest::Client::new();
+        let post = async |path: String, body: &Value| -> Value {
+            let asked = http.post(format!("{}/stores{path}", self.openfga.url()));
+            let answer = asked.bearer_auth(self.openfga.token()).json(body).send().await.unwrap();
+            answer.error_for_status().unwrap().json().await.unwrap()
+        };
+        let model = soma_testenv::checkout().join("config/authorization/model.json");
+        let model: Value = serde_json::from_str(&std::fs::read_to_string(model).unwrap()).unwrap();
+        let store = post(String::new(), &json!({"name": "soma"})).await;
+        let store = store["id"].as_str().unwrap().to_owned();
+        let written = post(format!("/{store}/authorization-models"), &model).await;
+        [store, written["authorization_model_id"].as_str().unwrap().to_owned()]
     }
 
     /// Initialises Vault with one key and opens it.
@@ -92,7 +111,7 @@ async fn everything_may_run_elsewhere() {
     soma.kubectl(&["create", "namespace", "soma-infra"]).unwrap();
     let example = soma_testenv::checkout().join("examples/infra-external.yaml").display().to_string();
     soma.kubectl(&["apply", "-f", &example]).unwrap();
-    for component in ["postgres", "vault", "kafka", "etcd", "redis"] {
+    for component in ["postgres", "vault", "kafka", "etcd", "redis", "openfga"] {
         is(component, "SecretMissing").await;
     }
     for secret in outside.secrets() {
@@ -110,6 +129,10 @@ async fn everything_may_run_elsewhere() {
     };
     look_again("vault", "1");
     is("vault", "Ready").await;
+    is("openfga", "StoreMissing").await;
+    let [store, model] = outside.fill_openfga().await;
+    look_again("openfga", "1");
+    is("openfga", "Ready").await;
 
     // Whatever the mode, what a SomaStack reads is in one place.
     let secrets: Api<Secret> = Api::namespaced(soma.client(), "soma-infra");
@@ -120,10 +143,12 @@ async fn everything_may_run_elsewhere() {
     assert_eq!(conn("vault", "address").await, outside.vault.url());
     assert_eq!(conn("etcd", "endpoints").await, outside.etcd.url());
     assert_eq!(conn("postgres", "host").await, "127.0.0.1");
-    for component in ["postgres", "vault", "kafka", "etcd"] {
+    for component in ["postgres", "vault", "kafka", "etcd", "openfga"] {
         assert_eq!(conn(component, "mode").await, "external", "{component}");
     }
     assert_eq!(conn("redis", "port").await, outside.redis.port().to_string());
+    assert_eq!(conn("openfga", "url").await, outside.openfga.url());
+    assert_eq!([conn("openfga", "store").await, conn("openfga", "model").await], [store, model]);
 
     // One that goes away is named, and the last address stays; so is its return.
     outside.kafka.kill().await.unwrap();

@@ -99,7 +99,7 @@ async fn operator_acts(node: &Node, friend: &str) -> Result<()> {
 async fn what_happens_to_machines_and_to_the_operator_loses_nothing() -> Result<()> {
     let start = || {
         let cache = Cache::open()?;
-        let images = [images::vault, images::kafka, images::etcd, images::redis];
+        let images = [images::vault, images::kafka, images::etcd, images::redis, images::openfga];
         let images = images.iter().map(|image| image(&cache)).collect::<Result<_, _>>()?;
         Node::start_many(3, images)
     };

@@ -4,7 +4,7 @@ mod build;
 mod database;
 mod passwords;
 #[cfg(test)]
-mod proof;
+pub mod proof;
 mod scram;
 mod service;
 mod validate;
