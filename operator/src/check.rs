@@ -172,27 +172,9 @@ fn workload(plan: &Plan, object: &Value, say: &mut impl FnMut(String)) {
     }
     for container in items(&pod["containers"]).iter().chain(items(&pod["initContainers"])) {
         self::container(container, &mut volumes, say);
-        environment(plan, container, say);
     }
     for (volume, _) in volumes.iter().filter(|(_, mounted)| !**mounted) {
         say(format!("volume {volume} is not mounted"));
-    }
-}
-
-/// What a variable is read from must be in the plan, with its key.
-fn environment(plan: &Plan, container: &Value, say: &mut impl FnMut(String)) {
-    for variable in items(&container["env"]) {
-        let from = &variable["valueFrom"]["secretKeyRef"];
-        if !from.is_object() {
-            continue;
-        }
-        let key = format!("s/{}", text(&from["name"]));
-        if !plan.sources.get(&key).is_some_and(|keys| keys.contains(text(&from["key"]))) {
-            say(format!(
-                "variable {} reads key {} of {key}, which the plan does not hold",
-                variable["name"], from["key"]
-            ));
-        }
     }
 }
 
@@ -285,7 +267,6 @@ mod tests {
                         "resources": {"requests": {"cpu": "1"}, "limits": {"memory": "1Gi"}},
                         "ports": [{"name": "http", "containerPort": 80}],
                         "readinessProbe": {"httpGet": {"port": "http", "path": "/"}},
-                        "env": [{"name": "E", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
                         "volumeMounts": [{"name": "v", "mountPath": "/v"}],
                     }],
                     "volumes": [{"name": "v", "secret": {"secretName": "s", "items": [{"key": "k", "path": "k"}]}}],
@@ -312,7 +293,7 @@ mod tests {
 
     #[test]
     fn each_defect_is_found() {
-        let defects: [(&str, Value, &str); 11] = [
+        let defects: [(&str, Value, &str); 10] = [
             ("/spec/selector/matchLabels/app", json!("b"), "selector app is not a label"),
             ("/spec/template/spec/securityContext/runAsUser", json!(0), "restricted pod security"),
             ("/spec/template/spec/automountServiceAccountToken", json!(null), "service account token"),
@@ -325,11 +306,6 @@ mod tests {
             ("/spec/template/spec/containers/0/volumeMounts/0/name", json!("w"), "is no volume"),
             ("/spec/template/spec/containers/0/volumeMounts", json!([]), "volume v is not mounted"),
             ("/spec/template/spec/containers/0/readinessProbe/httpGet/port", json!("grpc"), "does not open"),
-            (
-                "/spec/template/spec/containers/0/env/0/valueFrom/secretKeyRef/key",
-                json!("x"),
-                "variable \"E\" reads key",
-            ),
             ("/spec/template/spec/volumes/0/secret/secretName", json!("t"), "which the plan does not hold"),
             ("/spec/template/spec/volumes/0/secret/items/0/key", json!("x"), "does not hold"),
         ];

@@ -70,11 +70,15 @@ mod tests {
     use crate::infra::fixture;
 
     fn of(spec: Value, stacks: &[&str]) -> Value {
+        of_component("redis", spec, stacks)
+    }
+
+    fn of_component(component: &str, spec: Value, stacks: &[&str]) -> Value {
         let infra = fixture::infra(spec);
         let stacks = stacks.iter().map(|name| (*name).to_owned()).collect();
         let guests = Guests { operator: "soma-system".into(), stacks };
         let site = Site { guests, ..Site::new(&infra) };
-        serde_json::to_value(policy(&site, "redis", &[("client", 6379)]).unwrap()).unwrap()["spec"].clone()
+        serde_json::to_value(policy(&site, component, &[("client", 6379)]).unwrap()).unwrap()["spec"].clone()
     }
 
     #[test]
@@ -101,5 +105,16 @@ mod tests {
         assert_eq!(stacks["namespaceSelector"]["matchExpressions"][0]["values"], json!(["a", "b"]));
         assert_eq!(stacks["podSelector"]["matchLabels"]["somastack.dev/owner-kind"], "SomaStack");
         assert_eq!(rule["from"][1], friend);
+    }
+
+    #[test]
+    fn what_stands_on_postgres_comes_in_by_the_port_of_clients() {
+        let rule = &of_component("postgres", json!({}), &[])["ingress"][1];
+        assert_eq!(rule["ports"], json!([{"protocol": "TCP", "port": 6379}]));
+        let asking = &rule["from"][0];
+        assert!(asking["namespaceSelector"].is_null(), "only in the same namespace");
+        assert_eq!(asking["podSelector"]["matchLabels"], json!({"app.kubernetes.io/instance": "shared"}));
+        let names = &asking["podSelector"]["matchExpressions"][0]["values"];
+        assert_eq!(*names, json!(["openfga", "openfga-migrate"]));
     }
 }

@@ -71,16 +71,14 @@ pub fn objects(
             },
         }))?,
     };
-    check(&objects, database)?;
+    check(&objects)?;
     Ok(objects)
 }
 
 /// Lints what was built.
-fn check(objects: &Objects, database: &Database) -> Result<(), Error> {
+fn check(objects: &Objects) -> Result<(), Error> {
     let Objects { migration, service, budget, policy, deployment } = objects;
     let mut plan = Plan::default();
-    plan.secret(object::OPENFGA_STORE, &[TOKEN]);
-    plan.secret(&database.secret, &[database.username_key, database.password_key]);
     plan.job(migration);
     plan.service(service);
     plan.budget(budget);

@@ -1,6 +1,6 @@
 //! How far the migration of the database has come. Pure.
 
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::batch::v1::{Job, JobCondition};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
@@ -10,17 +10,28 @@ use crate::pods;
 /// The label by which pods know their Job.
 const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 
+fn holds<'a>(job: &'a Job, type_: &str) -> Option<&'a JobCondition> {
+    let conditions = job.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().find(|c| c.type_ == type_ && c.status == "True")
+}
+
+/// It does no more, well or not.
+pub fn has_ended(job: &Job) -> bool {
+    ["Complete", "Failed"].iter().any(|type_| holds(job, type_).is_some())
+}
+
+/// The migrations that are not the one wanted.
+pub fn others<'a>(jobs: &'a [Job], wanted: &Job) -> Vec<&'a Job> {
+    jobs.iter().filter(|job| job.metadata.name != wanted.metadata.name).collect()
+}
+
 /// None when it is done, else what it waits for; `serving` says whether pods of an earlier release serve meanwhile.
 pub fn pending(job: &Job, pods: &[Pod], serving: bool) -> Option<State> {
-    let holds = |type_: &str| {
-        let conditions = job.status.as_ref().and_then(|status| status.conditions.as_ref());
-        conditions.into_iter().flatten().find(|c| c.type_ == type_ && c.status == "True")
-    };
-    if holds("Complete").is_some() {
+    if holds(job, "Complete").is_some() {
         return None;
     }
     let name = job.name_any();
-    if let Some(failed) = holds("Failed") {
+    if let Some(failed) = holds(job, "Failed") {
         let message = format!(
             "the migration of OpenFGA's database failed: {}. Put right what `kubectl logs job/{name}` says and delete the Job, which is then made again",
             failed.message.as_deref().unwrap_or("no message")
@@ -51,6 +62,7 @@ mod tests {
         let of =
             |type_: &str, status: &str| job(&json!([{"type": type_, "status": status, "message": "why"}]));
         assert!(pending(&of("Complete", "True"), &[], true).is_none());
+        assert!(has_ended(&of("Failed", "True")) && !has_ended(&of("Complete", "False")));
         for job in [of("Complete", "False"), of("SuccessCriteriaMet", "True"), job(&Value::Null)] {
             assert!(matches!(pending(&job, &[], false), Some(State::Starting(_))));
             assert!(matches!(pending(&job, &[], true), Some(State::Repairing(_))));

@@ -150,7 +150,7 @@ async fn the_store_is_made_once_and_models_are_added() {
     let formed = notes.form(&client).await.unwrap();
     assert!(!formed.added, "the one of the attempt that ended is taken");
     assert_eq!(stores().await, 1);
-    assert_eq!(models(&client, &formed.store).await, [formed.model.clone()]);
+    assert_eq!(models(&client, &formed.store).await, std::slice::from_ref(&formed.model));
     assert_eq!(notes.kept.lock().unwrap().model.as_ref(), Some(&formed.model));
 
     // Nothing is written as long as nothing differs.

@@ -1,7 +1,7 @@
 //! Runs OpenFGA: the database first, then the pods, then what is in it.
 
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
 use kube::api::DeleteParams;
 
 use super::build::{self, Connection, HTTP, Objects};
@@ -40,7 +40,7 @@ pub async fn run(
         None => kept::begin(writer, site).await?,
     };
     let objects = build::objects(site, managed, database, &kept)?;
-    let pending = apply(writer, observed, objects, url.is_some(), applied).await;
+    let pending = Box::pin(apply(writer, observed, objects, url.is_some(), applied)).await;
     let Some(url) = url else {
         let state = pending.unwrap_or_else(|| settled(managed, &looked));
         return Ok((state, None));
@@ -94,17 +94,24 @@ async fn apply(
     batch.apply(writer, &service).await;
     batch.apply(writer, &budget).await;
     batch.apply(writer, &policy).await;
+    // Two migrations at the same time would be in each other's way.
+    let (ended, running): (Vec<_>, Vec<_>) =
+        migration::others(&observed.jobs, &migration).into_iter().partition(|job| migration::has_ended(job));
+    remove(writer, &running, &mut batch).await;
     let job = batch.apply(writer, &migration).await;
     let pods: &[Pod] = &observed.job_pods;
     let pending = migration::pending(job.as_ref().unwrap_or(&migration), pods, serving);
     if pending.is_none() {
         let now = batch.apply(writer, &deployment).await;
         applied.waiting = now.as_ref().and_then(members::rolling);
-        let newest = migration.name_any();
-        for stray in observed.jobs.iter().filter(|job| job.name_any() != newest) {
-            batch.note(writer.delete(stray, DeleteParams::background()).await);
-        }
+        remove(writer, &ended, &mut batch).await;
     }
     applied.absorb(&batch);
     pending
+}
+
+async fn remove(writer: &Writer, jobs: &[&Job], batch: &mut Batch) {
+    for job in jobs {
+        batch.note(writer.delete(*job, DeleteParams::background()).await);
+    }
 }
