@@ -3,6 +3,7 @@
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::backup::Backup;
 use crate::infra::{Disabled, Member};
 use crate::shared::LocalRef;
 
@@ -43,6 +44,9 @@ pub struct ManagedEtcd {
     /// What each of them runs on. A quarter of the volume, and at most 8 GiB, is etcd's quota.
     #[serde(flatten)]
     pub member: Member,
+    /// Backups by schedule; none when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<Backup>,
 }
 
 /// An etcd that runs elsewhere.

@@ -7,8 +7,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::backup::{Backup, BackupStatus};
 use crate::etcd::Etcd;
 use crate::kafka::Kafka;
+use crate::opa::Opa;
 use crate::openfga::OpenFga;
 use crate::redis::Redis;
 use crate::shared::{self, DeletionPolicy, LocalRef, Quantity};
@@ -37,6 +39,7 @@ use crate::vault::Vault;
     validation = Rule::new("has(self.spec.kafka) == has(oldSelf.spec.kafka) || !has((has(self.spec.kafka) ? self : oldSelf).spec.kafka.external)").message("the mode of a live Kafka cannot change, and an absent `kafka` is managed; create another SomaInfra"),
     validation = Rule::new("has(self.spec.etcd) == has(oldSelf.spec.etcd) || !has((has(self.spec.etcd) ? self : oldSelf).spec.etcd.external)").message("the mode of a live etcd cannot change, and an absent `etcd` is managed; create another SomaInfra"),
     validation = Rule::new("has(self.spec.redis) == has(oldSelf.spec.redis) || !has((has(self.spec.redis) ? self : oldSelf).spec.redis.external)").message("the mode of a live Redis cannot change, and an absent `redis` is managed; create another SomaInfra"),
+    validation = Rule::new("has(self.spec.opa) == has(oldSelf.spec.opa) || !has((has(self.spec.opa) ? self : oldSelf).spec.opa.external)").message("the mode of a live OPA cannot change, and an absent `opa` is managed; set disabled first"),
     validation = Rule::new("has(self.spec.openfga) == has(oldSelf.spec.openfga) || (has(self.spec.openfga) ? oldSelf : self).spec.profile != 'ha' || !has((has(self.spec.openfga) ? self : oldSelf).spec.openfga.external)").message("the mode of a live OpenFGA cannot change, and in `profile: ha` an absent `openfga` is managed; create another SomaInfra"),
     validation = Rule::new("self.metadata.name.size() <= 52").message("metadata.name must have at most 52 characters: names of its objects are made from it")
 )]
@@ -61,6 +64,9 @@ pub struct SomaInfraSpec {
     /// The cache. Exactly one of `managed`, `external` and `disabled`; managed when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis: Option<Redis>,
+    /// What decides who may do what. Exactly one of `managed`, `external` and `disabled`; managed when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opa: Option<Opa>,
     /// What knows who is related to what. Exactly one of `managed`, `external` and `disabled`; when absent it is managed in
     /// `ha` and does not run in `dev`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -122,6 +128,9 @@ pub struct ManagedPostgres {
     /// What it runs on.
     #[serde(flatten)]
     pub member: Member,
+    /// Backups by schedule; none when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<Backup>,
 }
 
 /// What each member of a stateful component runs on.
@@ -224,6 +233,9 @@ pub struct Component {
     /// What it costs, where the operator runs it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub footprint: Option<Footprint>,
+    /// Its backups, where it has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupStatus>,
 }
 
 /// What pods ask of the cluster.

@@ -8,10 +8,12 @@
 //! that the API server applies on a cluster.
 
 pub mod admission;
+mod backup;
 mod etcd;
 mod infra;
 mod kafka;
 mod namespace;
+mod opa;
 mod openfga;
 mod redis;
 mod reference;
@@ -19,6 +21,7 @@ mod shared;
 mod stack;
 mod vault;
 
+pub use backup::{Backup, BackupStatus};
 pub use etcd::{Etcd, ExternalEtcd, ManagedEtcd};
 pub use infra::{
     Component, Cost, Disabled, ExternalPostgres, Footprint, ManagedPostgres, Member, MemberStatus, Mode,
@@ -28,6 +31,7 @@ pub use kafka::{ExternalKafka, Kafka, ManagedKafka, SettingValue};
 pub use namespace::{
     Embedding, MemoryNamespace, MemoryNamespaceSpec, MemoryNamespaceStatus, Model, Provider, Quota, Usage,
 };
+pub use opa::{ExternalOpa, ManagedOpa, Opa};
 pub use openfga::{ExternalOpenFga, ManagedOpenFga, OpenFga};
 pub use redis::{ExternalRedis, ManagedRedis, MaxmemoryPolicy, Redis, RedisMode};
 pub use shared::{DeletionPolicy, LocalRef, NamespacedRef, Quantity, condition};

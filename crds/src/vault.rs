@@ -4,6 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::backup::Backup;
 use crate::infra::{Disabled, Member};
 use crate::shared::LocalRef;
 
@@ -44,6 +45,9 @@ pub struct ManagedVault {
     /// What each of them runs on.
     #[serde(flatten)]
     pub member: Member,
+    /// Backups by schedule; none when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<Backup>,
     /// Who opens Vault after a restart.
     #[serde(default)]
     pub unseal: Unseal,

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::{Resource, ResourceExt};
@@ -49,12 +49,24 @@ impl Plan {
         self.add(set);
     }
 
-    pub fn deployment(&mut self, deployment: &Deployment) {
-        self.add(deployment);
+    pub fn claim(&mut self, claim: &PersistentVolumeClaim) {
+        self.add(claim);
     }
 
     pub fn job(&mut self, job: &Job) {
         self.add(job);
+    }
+
+    /// The Job it makes is looked at as every workload.
+    pub fn cron_job(&mut self, cron: &CronJob) {
+        self.add(cron);
+        let mut job = serde_json::json!({"kind": "Job"});
+        job["spec"] = serde_json::to_value(cron).unwrap_or_default()["spec"]["jobTemplate"]["spec"].take();
+        self.objects.push((format!("Job of CronJob {}", cron.name_any()), job));
+    }
+
+    pub fn deployment(&mut self, deployment: &Deployment) {
+        self.add(deployment);
     }
 
     fn add<K: Resource<DynamicType = ()> + Serialize>(&mut self, object: &K) {
@@ -158,8 +170,12 @@ fn workload(plan: &Plan, object: &Value, say: &mut impl FnMut(String)) {
     {
         say("the pod does not meet restricted pod security".into());
     }
-    // A pod that names an account of its own uses its token.
-    if pod["automountServiceAccountToken"] != pod["serviceAccountName"].is_string() {
+    // A pod that names an account of its own uses its token: the one for the API server, or one made for somebody else.
+    let projects = items(&pod["volumes"])
+        .iter()
+        .flat_map(|volume| items(&volume["projected"]["sources"]))
+        .any(|source| source["serviceAccountToken"].is_object());
+    if pod["automountServiceAccountToken"] != (pod["serviceAccountName"].is_string() && !projects) {
         say("the pod mounts a service account token it does not use".into());
     }
     let mut volumes: BTreeMap<&str, bool> =

@@ -20,6 +20,10 @@ pub struct Addresses {
     pub memory: String,
     /// `host:port` of a managed Postgres; the address of its pod when absent.
     pub postgres: Option<String>,
+    /// The operator's own image, which takes backups.
+    pub image: String,
+    /// Base URL under which OPA finds its policies with the operator.
+    pub bundles: String,
 }
 
 impl Addresses {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -22,7 +22,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use crate::apply::Child;
 use crate::context::Context;
 use crate::error::chain;
-use crate::infra::CLAIM_PREFIX;
+use crate::infra::{CLAIM_PREFIX, POLICIES_GIVEN};
 use crate::names::{children_of, object, owner_of};
 use crate::namespace::followers::Trigger;
 use crate::reconcile::{Kind, reconcile, reference, retry};
@@ -93,12 +93,21 @@ fn infra(ctx: &Context) -> Controller<Watched<SomaInfra>> {
         (controller.store(), controller.store(), controller.store(), controller.store());
     let controller = children::<_, StatefulSet>(controller, ctx);
     let controller = children::<_, Deployment>(controller, ctx);
-    let controller = children::<_, Job>(controller, ctx);
+    let controller = children::<_, ConfigMap>(controller, ctx);
     let controller = children::<_, Pod>(controller, ctx);
     let controller = children::<_, Service>(controller, ctx);
     let controller = children::<_, PodDisruptionBudget>(controller, ctx);
     let controller = children::<_, NetworkPolicy>(controller, ctx);
     let controller = children::<_, Secret>(controller, ctx);
+    let controller = children::<_, CronJob>(controller, ctx);
+    let controller = children::<_, Job>(controller, ctx);
+    let controller = POLICIES_GIVEN.into_iter().fold(controller, |controller, (key, value)| {
+        let by_policy = controller.store();
+        let labelled = watcher::Config::default().labels(&format!("{key}={value}"));
+        controller.watches(metadata::<ConfigMap>(ctx), labelled, move |map| {
+            find(&by_policy, |infra: &SomaInfra| infra.namespace() == map.namespace())
+        })
+    });
     controller
         // Secrets people make, for an external component or restored from a backup, carry no label of ours.
         .watches(metadata::<Secret>(ctx), watcher::Config::default(), move |secret| {
@@ -111,6 +120,7 @@ fn infra(ctx: &Context) -> Controller<Watched<SomaInfra>> {
                     spec.kafka.as_ref().and_then(|kafka| kafka.external.as_ref()).map(|e| &e.secret_ref),
                     spec.etcd.as_ref().and_then(|etcd| etcd.external.as_ref()).map(|e| &e.secret_ref),
                     spec.redis.as_ref().and_then(|redis| redis.external.as_ref()).map(|e| &e.secret_ref),
+                    spec.opa.as_ref().and_then(|opa| opa.external.as_ref()).map(|e| &e.secret_ref),
                     spec.openfga
                         .as_ref()
                         .and_then(|openfga| openfga.external.as_ref())

@@ -24,6 +24,10 @@ pub mod label {
     pub const CONFIG_HASH_SHORT: &str = "configHash";
     /// Role of a Service: `alias` for a short name in another namespace.
     pub const ROLE: &str = "somastack.dev/role";
+    /// On a ConfigMap with policies of tenants; the label kube-mgmt knows, with the value `rego`.
+    pub const POLICY: &str = "openpolicyagent.org/policy";
+    /// On a ConfigMap with data about tenants; the label kube-mgmt knows, with the value `opa`.
+    pub const POLICY_DATA: &str = "openpolicyagent.org/data";
 }
 
 /// Annotation that holds the hash of what was last applied, so that a field removed from the intent is noticed.
@@ -31,6 +35,9 @@ pub const APPLIED: &str = "somastack.dev/applied";
 /// Annotation by which the owner of a SomaInfra lets an empty Vault, whose key is lost, be made anew; its value is the
 /// name of the SomaInfra.
 pub const WIPE_VAULT: &str = "somastack.dev/wipe-vault";
+/// Annotation by which the owner of a SomaInfra asks for a backup of Postgres to be restored into a new volume; its value
+/// is the backup's name.
+pub const RESTORE_POSTGRES: &str = "somastack.dev/restore-postgres";
 /// Finalizer on all three kinds.
 pub const FINALIZER: &str = "somastack.dev/finalizer";
 
@@ -60,13 +67,21 @@ pub mod object {
     pub const REDIS: &str = "redis";
     pub const REDIS_USERS: &str = "redis-users";
     pub const REDIS_CONN: &str = "redis-conn";
+    pub const OPA: &str = "opa";
+    pub const OPA_SIGNING: &str = "opa-signing";
+    pub const OPA_BUNDLE: &str = "opa-bundle";
+    pub const OPA_CONN: &str = "opa-conn";
     pub const OPENFGA: &str = "openfga";
     pub const OPENFGA_MIGRATE: &str = "openfga-migrate";
     pub const OPENFGA_STORE: &str = "openfga-store";
     pub const OPENFGA_CONN: &str = "openfga-conn";
     /// Secrets without which volumes cannot be used; people restore them from backups.
-    pub const KEPT: [&str; 6] =
-        [POSTGRES_SECRET, VAULT_UNSEAL, KAFKA_CLUSTER, ETCD_CLUSTER, REDIS_USERS, OPENFGA_STORE];
+    pub const KEPT: [&str; 7] =
+        [POSTGRES_SECRET, VAULT_UNSEAL, KAFKA_CLUSTER, ETCD_CLUSTER, REDIS_USERS, OPA_SIGNING, OPENFGA_STORE];
+    /// Name of the CronJob of a component's backups, and of the claim they are kept on.
+    pub fn backup(component: &str) -> String {
+        format!("{component}-backup")
+    }
     pub const MEMORY: &str = "memory";
     pub const API_TOKEN: &str = "soma-api-token";
     pub const API_TOKEN_KEY: &str = "SOMA_API_TOKEN";
@@ -88,10 +103,13 @@ pub mod reason {
     pub const VOLUME_GROWS: &str = "VolumeGrows";
     pub const DEFRAGMENTED: &str = "Defragmented";
     pub const MEMBER_CHANGED: &str = "MemberChanged";
+    pub const POLICY_PUBLISHED: &str = "PolicyPublished";
+    pub const POLICY_REFUSED: &str = "PolicyRefused";
     pub const MODEL_ADDED: &str = "ModelAdded";
     pub const DRIFT_REPAIRED: &str = "DriftRepaired";
     pub const DATA_KEPT: &str = "DataKept";
     pub const DATA_DELETED: &str = "DataDeleted";
+    pub const RESTORED: &str = "Restored";
     pub const IN_USE: &str = "InUse";
     pub const TERMINATING: &str = "Terminating";
 }
@@ -145,8 +163,69 @@ pub fn selector_text(labels: &BTreeMap<String, String>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
     use k8s_openapi::api::core::v1::Pod;
+
+    /// Every file below a folder.
+    fn files(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        entries
+            .flat_map(|path| {
+                if path.is_dir() { files(&path) } else { fs::read_to_string(&path).into_iter().collect() }
+            })
+            .collect()
+    }
+
+    /// What conditions and events call a cause, as the code writes it: constants, variants of errors, literals.
+    fn reasons() -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        for text in files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
+            let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+            let mut in_reason = false;
+            for line in code.lines() {
+                in_reason = (in_reason || line.contains("fn reason(")) && line != "    }";
+                let arm = in_reason.then_some("=> \"");
+                let constant = line.trim().starts_with("pub const").then_some("= \"");
+                let names = ["reason: \"", "unreachable: \""].into_iter().chain(arm).chain(constant);
+                for name in names.filter_map(|before| line.split(before).nth(1)?.split('"').next()) {
+                    let is_one = name.len() > 3
+                        && name.starts_with(|c: char| c.is_ascii_uppercase())
+                        && name.chars().all(|c| c.is_ascii_alphanumeric())
+                        && name.chars().any(|c| c.is_ascii_lowercase());
+                    if is_one {
+                        found.insert(name.to_owned());
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn every_reason_is_explained() {
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+        let pages: Vec<_> = ["operating.md", "components"]
+            .into_iter()
+            .flat_map(|name| {
+                let path = docs.join(name);
+                if path.is_dir() { files(&path) } else { vec![fs::read_to_string(path).unwrap()] }
+            })
+            .collect();
+        let all = reasons();
+        assert!(
+            all.contains("QuorumLost") && all.contains("SecretMissing") && all.contains("VolumeGrows"),
+            "{all:?}"
+        );
+        let missing: Vec<_> = all
+            .iter()
+            .filter(|reason| !pages.iter().any(|page| page.contains(&format!("`{reason}`"))))
+            .collect();
+        assert!(missing.is_empty(), "docs/operating.md and docs/components say nothing of {missing:?}");
+    }
 
     #[test]
     fn a_child_names_its_owner() {

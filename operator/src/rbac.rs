@@ -49,21 +49,14 @@ const CLUSTER: &[Rule] = &[
         resources: &["deployments", "statefulsets"],
         verbs: OWN,
         names: &[],
-        reason: "The memory service is a Deployment per revision, OpenFGA one, Postgres a StatefulSet; delete collects old revisions and lets a volume grow.",
-    },
-    Rule {
-        groups: &["batch"],
-        resources: &["jobs"],
-        verbs: OWN,
-        names: &[],
-        reason: "Migrates the database of OpenFGA before its pods start; delete collects migrations of older releases.",
+        reason: "The memory service is a Deployment per revision, OPA and OpenFGA one each, Postgres a StatefulSet; delete collects old revisions and lets a volume grow.",
     },
     Rule {
         groups: &[""],
         resources: &["services", "configmaps"],
         verbs: OWN,
         names: &[],
-        reason: "Services and aliases, and one immutable ConfigMap per configuration; delete collects what nothing uses.",
+        reason: "Services and aliases, one immutable ConfigMap per configuration, and the policies, those of tenants among them; delete collects what nothing uses.",
     },
     Rule {
         groups: &[""],
@@ -96,9 +89,16 @@ const CLUSTER: &[Rule] = &[
     Rule {
         groups: &[""],
         resources: &["persistentvolumeclaims"],
-        verbs: &["get", "list", "watch", "patch", "delete"],
+        verbs: OWN,
         names: &[],
-        reason: "Never makes a password while a volume exists, lets it grow, and deletes it under deletionPolicy Delete.",
+        reason: "Never makes a password while a volume exists, lets it grow, and deletes it under deletionPolicy Delete; makes the volume for backups.",
+    },
+    Rule {
+        groups: &["batch"],
+        resources: &["cronjobs", "jobs"],
+        verbs: OWN,
+        names: &[],
+        reason: "Backups are taken by CronJobs and restored by a Job; another migrates the database of OpenFGA before its pods start.",
     },
     Rule {
         groups: &[""],

@@ -25,6 +25,10 @@ pub enum Blocked {
     )]
     PasswordLost { namespace: String, component: &'static str, name: &'static str, claim: String },
     #[error(
+        "OPA trusts a key that Secret {namespace}/opa-signing held, and the Secret does not exist. Restore it from a backup, or, to let another key be made, delete the pods that trust the old one with `kubectl -n {namespace} delete deployment opa`"
+    )]
+    SigningKeyLost { namespace: String },
+    #[error(
         "OpenFGA needs a database of its own in the Postgres that runs elsewhere, and Secret {namespace}/{name} names none. Make one whose owner is its user, and name it with `kubectl -n {namespace} patch secret {name} --type merge -p '{{\"stringData\":{{\"openfga-database\":\"openfga\",\"openfga-username\":\"USER\",\"openfga-password\":\"PASSWORD\"}}}}'`; or set spec.openfga to `disabled: {{}}`"
     )]
     DatabaseMissing { namespace: String, name: String },
@@ -40,6 +44,10 @@ pub enum Blocked {
     ModeFixed { component: &'static str, name: &'static str, asked: &'static str, made: &'static str },
     #[error("spec.{component}.managed.resources: {problem}")]
     ResourcesInvalid { component: &'static str, problem: String },
+    #[error(
+        "spec.{component}.managed.backup.schedule {problem}. Write it as cron does, such as `30 2 * * *`"
+    )]
+    ScheduleInvalid { component: &'static str, problem: String },
 }
 
 fn literals(keys: &[&str]) -> String {
@@ -56,11 +64,13 @@ impl Blocked {
             Self::SecretKeyMissing { .. } => "SecretKeyMissing",
             Self::SecretValueInvalid { .. } => "SecretValueInvalid",
             Self::PasswordLost { .. } => "PasswordLost",
+            Self::SigningKeyLost { .. } => "SigningKeyLost",
             Self::DatabaseMissing { .. } => "DatabaseMissing",
             Self::TokenLost { .. } => "TokenLost",
             Self::SettingOwned { .. } => "SettingOwned",
             Self::ModeFixed { .. } => "ModeFixed",
             Self::ResourcesInvalid { .. } => "ResourcesInvalid",
+            Self::ScheduleInvalid { .. } => "ScheduleInvalid",
         }
     }
 }

@@ -1,12 +1,16 @@
 //! What a component tells about itself, whatever it is.
 
+use std::future::Future;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Secret;
 use soma_crds::{Component, Mode};
 
 use super::Site;
+use super::backup::Told;
 use super::blocked::Blocked;
 use super::set::Applied;
+use crate::apply::Writer;
 use crate::conditions::{Health, Stage};
 use crate::error::{Error, chain};
 use crate::events::Note;
@@ -45,7 +49,7 @@ impl State {
         matches!(self, Self::Ready { .. })
     }
 
-    fn serves(&self) -> bool {
+    pub fn serves(&self) -> bool {
         self.is_ready() || matches!(self, Self::Repairing(_) | Self::Stuck { serving: true, .. })
     }
 }
@@ -62,6 +66,32 @@ pub struct Report {
 }
 
 impl Report {
+    /// With what there is to say about the backups. They never make a component unavailable; and where it has troubles of
+    /// its own, those come first.
+    pub fn backed_up(self, told: Option<Told>, refusal: Option<String>) -> Self {
+        let mut report = if told.is_some() { self.looked_at_again() } else { self };
+        if report.refusal.is_none() {
+            report.refusal = refusal;
+        }
+        let Some(Told { status, warning }) = told else { return report };
+        report.component.backup = Some(status);
+        report.warned(warning)
+    }
+
+    /// With something that is wrong although the component does what it shall.
+    pub fn warned(mut self, warning: Option<(&'static str, String)>) -> Self {
+        if let Some((reason, message)) = warning
+            && self.health.stage == Stage::Ready
+        {
+            let said = self.component.message.take();
+            self.component.message =
+                Some([message.clone()].into_iter().chain(said).collect::<Vec<_>>().join(". "));
+            self.component.reason = Some(reason.into());
+            self.health = Health::degraded(self.health.available, reason, message);
+        }
+        self
+    }
+
     /// For a component of which nothing in the cluster tells how it is, such as an alarm of etcd.
     pub fn looked_at_again(mut self) -> Self {
         if self.next == Next::Change {
@@ -94,7 +124,33 @@ pub struct Findings {
     pub caveat: Option<String>,
 }
 
+/// Writes the connection Secret of a component that answers. While it does not, the one from `before` stays. Whether
+/// there is one.
+pub async fn publish(
+    writer: &Writer,
+    state: &State,
+    before: Option<&Secret>,
+    secret: &Secret,
+) -> Result<bool, Error> {
+    if state.is_ready() { writer.apply(secret).await.map(|_| true) } else { Ok(before.is_some()) }
+}
+
 impl Identity {
+    /// Runs the attempt of a component that may be absent. Its error is its own: the others go on.
+    pub async fn attempt<A>(
+        &self,
+        site: &Site<'_>,
+        external: bool,
+        attempt: impl FnOnce(Mode) -> A,
+    ) -> Option<Report>
+    where
+        A: Future<Output = Result<Option<Report>, Error>>,
+    {
+        let mode = if external { Mode::External } else { Mode::Managed };
+        let attempt = Box::pin(attempt(mode)).await;
+        attempt.unwrap_or_else(|error| Some(self.failed(site, mode, &error)))
+    }
+
     /// The report of a component that could be built.
     pub fn report(&self, site: &Site<'_>, findings: Findings) -> Report {
         let Findings { mode, host, port, state, applied, published, caveat } = findings;
@@ -123,6 +179,7 @@ impl Identity {
             message: (!parts.is_empty()).then(|| parts.join(". ")),
             members,
             footprint,
+            backup: None,
         };
         Report { component, health, notes, refusal, next, alias: Some(host) }
     }
@@ -181,6 +238,7 @@ impl Identity {
             message: Some(health.message.clone()),
             members: last.map(|c| c.members.clone()).unwrap_or_default(),
             footprint: last.and_then(|c| c.footprint.clone()),
+            backup: last.and_then(|c| c.backup.clone()),
         };
         Report { component, health, notes: Vec::new(), refusal, next: Next::Change, alias: None }
     }

@@ -1,16 +1,20 @@
 //! SomaInfra: from a manifest to components that answer, and a Secret per component that says where.
 
 mod alias;
+mod backup;
 mod blocked;
 mod component;
 mod dereference;
 mod etcd;
 mod footprint;
+mod grow;
 mod kafka;
 mod network;
+mod opa;
 mod openfga;
 mod postgres;
 mod redis;
+mod retire;
 mod roll;
 mod secret;
 mod set;
@@ -20,12 +24,17 @@ mod vault;
 #[cfg(test)]
 pub mod fixture;
 
+use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
-use soma_crds::{DeletionPolicy, SomaInfra};
+use soma_crds::{DeletionPolicy, SomaInfra, SomaStack};
+
+pub use etcd::snapshot as etcd_snapshot;
+pub use vault::snapshot as vault_snapshot;
 
 pub use dereference::elder_among;
 use network::Guests;
+pub use opa::{BYTES as BUNDLE_BYTES, GIVEN as POLICIES_GIVEN, TOKEN as BUNDLE_TOKEN};
 pub use postgres::parse_sslmode;
 pub use set::CLAIM_PREFIX;
 
@@ -78,12 +87,18 @@ impl Kind for SomaInfra {
         }
         site.guests = dereference::guests(ctx, infra).await?;
         let observed = alias::observe(ctx, infra).await?;
-        let mut reports = vec![Box::pin(postgres::drive(ctx, &writer, &site)).await];
-        reports.extend(Box::pin(vault::drive(ctx, &writer, &site)).await);
-        reports.extend(Box::pin(kafka::drive(ctx, &writer, &site)).await);
-        reports.extend(Box::pin(etcd::drive(ctx, &writer, &site)).await);
-        reports.extend(Box::pin(redis::drive(ctx, &writer, &site)).await);
-        reports.extend(Box::pin(openfga::drive(ctx, &writer, &site)).await);
+        // At a time: one that answers slowly holds back nobody.
+        let (postgres, vault, kafka, etcd, redis, opa, openfga) = futures::join!(
+            Box::pin(postgres::drive(ctx, &writer, &site)),
+            Box::pin(vault::drive(ctx, &writer, &site)),
+            Box::pin(kafka::drive(ctx, &writer, &site)),
+            Box::pin(etcd::drive(ctx, &writer, &site)),
+            Box::pin(redis::drive(ctx, &writer, &site)),
+            Box::pin(opa::drive(ctx, &writer, &site)),
+            Box::pin(openfga::drive(ctx, &writer, &site)),
+        );
+        let reports: Vec<_> =
+            [Some(postgres), vault, kafka, etcd, redis, opa, openfga].into_iter().flatten().collect();
         let aliases = alias::build(&site, &status::aliases(&reports), &observed)?;
         let mut batch = Batch::default();
         alias::apply(&writer, &aliases, &observed, &mut batch).await;
@@ -94,7 +109,10 @@ impl Kind for SomaInfra {
         let writer = ctx.writer(Self::MANAGER);
         let users = dereference::users(ctx, infra).await?;
         if !users.is_empty() {
-            let users: Vec<_> = users.iter().map(ToString::to_string).collect();
+            let name = |stack: &ObjectRef<SomaStack>| {
+                format!("{}/{}", stack.namespace.as_deref().unwrap_or_default(), stack.name)
+            };
+            let users: Vec<_> = users.iter().map(name).collect();
             return status::in_use(&writer, infra, &users).await.map(Release::Held);
         }
         alias::remove(ctx, &writer, infra).await?;
@@ -110,6 +128,7 @@ impl Kind for SomaInfra {
                 kafka::remove_data(ctx, &writer, infra).await?;
                 etcd::remove_data(ctx, &writer, infra).await?;
                 redis::remove_data(ctx, &writer, infra).await?;
+                Box::pin(opa::remove_data(ctx, &writer, infra)).await?;
                 Box::pin(openfga::remove_data(ctx, &writer, infra)).await?;
                 Note::normal(
                     reason::DATA_DELETED,

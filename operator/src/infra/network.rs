@@ -27,14 +27,15 @@ pub struct Guests {
     pub stacks: BTreeSet<String>,
 }
 
-/// Lets in whom a component serves: its own members and the operator, which also speaks what members speak, on every port;
-/// the pods of the stacks that use it, components that stand on it and whom the manifest names on `ports`. Everybody else is kept out, where the
-/// cluster's network enforces policies.
+/// Lets in whom a component serves: its own members, the operator, which also speaks what members speak, and the Jobs that
+/// back it up, on every port; the pods of the stacks that use it, components that stand on it and whom the manifest names
+/// on `ports`. Everybody else is kept out, where the cluster's network enforces policies.
 pub fn policy(site: &Site<'_>, component: &str, ports: &[(&str, u16)]) -> Result<NetworkPolicy, Error> {
     let selector = json!({"matchLabels": site.owner.selector(component)});
     let named = |names: Vec<&String>| json!({"matchExpressions": [{"key": NAMESPACE_NAME, "operator": "In", "values": names}]});
     let operator = json!({"namespaceSelector": named(vec![&site.guests.operator])});
-    let mut ingress = vec![json!({"from": [{"podSelector": selector}, operator]})];
+    let backup = json!({"matchLabels": site.owner.selector(&object::backup(component))});
+    let mut ingress = vec![json!({"from": [{"podSelector": selector}, operator, {"podSelector": backup}]})];
     let mut clients = Vec::new();
     if !site.guests.stacks.is_empty() {
         clients.push(json!({
@@ -93,6 +94,7 @@ mod tests {
             all[0]["from"][1]["namespaceSelector"]["matchExpressions"][0]["values"],
             json!(["soma-system"])
         );
+        assert_eq!(all[0]["from"][2]["podSelector"]["matchLabels"]["app.kubernetes.io/name"], "redis-backup");
         assert!(all[0]["ports"].is_null());
     }
 

@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams};
 use serde_json::{Value, json};
-use soma_crds::{Footprint, MemberStatus, Quantity, SomaInfra};
+use soma_crds::{Footprint, MemberStatus};
 
 use super::Site;
 use super::blocked::Blocked;
 use super::component::State;
 use super::footprint;
+use super::grow;
 use super::network;
 use super::roll::{self, PodView, Roll, Step};
 use crate::apply::{Batch, Writer};
@@ -243,7 +244,7 @@ pub fn objects(site: &Site<'_>, shape: &Shape<'_>, config: Option<ConfigMap>) ->
 }
 
 /// No labels of a release: a claim template cannot change.
-fn claim(volume: &Volume) -> Value {
+pub fn claim(volume: &Volume) -> Value {
     let mut spec = json!({
         "accessModes": ["ReadWriteOnce"],
         "resources": {"requests": {"storage": volume.size}},
@@ -286,9 +287,9 @@ pub async fn apply(
     batch.apply(writer, &service).await;
     batch.apply(writer, &budget).await;
     batch.apply(writer, &policy).await;
-    let grows = grow(writer, live, &set, &mut batch, applied).await;
+    let grows = grow::grow(writer, live, &set, &mut batch, applied).await;
     let now = if grows { None } else { batch.apply(writer, &set).await };
-    for stray in live.configs.iter().filter(|map| is_stray(map, config.as_ref(), live)) {
+    for stray in live.configs.iter().filter(|map| is_stray(map, config.as_ref(), live.pods.values())) {
         batch.note(writer.delete(stray, DeleteParams::default()).await);
     }
     applied.absorb(&batch);
@@ -296,13 +297,17 @@ pub async fn apply(
 }
 
 /// A configuration that neither the newest template nor any pod mounts.
-fn is_stray(map: &ConfigMap, newest: Option<&ConfigMap>, live: &Live) -> bool {
+pub fn is_stray<'a>(
+    map: &ConfigMap,
+    newest: Option<&ConfigMap>,
+    mut pods: impl Iterator<Item = &'a Pod>,
+) -> bool {
     let name = map.name_any();
     let mounts = |pod: &Pod| {
         let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
         volumes.filter_map(|v| v.config_map.as_ref()).any(|source| source.name == name)
     };
-    newest.is_none_or(|newest| newest.name_any() != name) && !live.pods.values().any(mounts)
+    newest.is_none_or(|newest| newest.name_any() != name) && !pods.any(mounts)
 }
 
 impl Applied {
@@ -313,54 +318,6 @@ impl Applied {
         }));
         self.refusal = self.refusal.take().or_else(|| batch.refusal());
     }
-}
-
-/// A claim template cannot change, so volumes grow in two steps: the claims themselves, then the set is deleted
-/// without its pods and made again. Returns true while the set must not be applied.
-async fn grow(
-    writer: &Writer,
-    live: &Live,
-    wanted: &StatefulSet,
-    batch: &mut Batch,
-    applied: &mut Applied,
-) -> bool {
-    let Some(set) = &live.set else { return false };
-    if set.metadata.deletion_timestamp.is_some() {
-        return true;
-    }
-    let (have, want) = (template_size(set), template_size(wanted));
-    if bytes(have.as_ref()) == bytes(want.as_ref()) {
-        return false;
-    }
-    for claim in live.claims.values() {
-        let Some(size) = want.as_ref().filter(|size| bytes(claim_size(claim).as_ref()) < bytes(Some(size)))
-        else {
-            continue;
-        };
-        let patch = json!({"spec": {"resources": {"requests": {"storage": size}}}});
-        if batch.note(writer.merge(claim, &patch).await).is_none() {
-            return true;
-        }
-    }
-    applied.notes.push(Note::normal(
-        reason::VOLUME_GROWS,
-        format!("the volumes grow to {}; the pods keep running", want.unwrap_or_default()),
-    ));
-    batch.note(writer.delete(set, DeleteParams::orphan()).await);
-    true
-}
-
-fn template_size(set: &StatefulSet) -> Option<String> {
-    claim_size(set.spec.as_ref()?.volume_claim_templates.as_ref()?.first()?)
-}
-
-fn claim_size(claim: &PersistentVolumeClaim) -> Option<String> {
-    let requests = claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?;
-    requests.get("storage").map(|q| q.0.clone())
-}
-
-fn bytes(size: Option<&String>) -> Option<u64> {
-    Quantity(size?.clone()).bytes()
 }
 
 /// Replaces at most one pod that runs an older template, when the component's predicates allow it. Returns the member
@@ -418,53 +375,4 @@ pub fn spread(site: &Site<'_>, component: &str) -> Value {
         "whenUnsatisfiable": "ScheduleAnyway",
         "labelSelector": {"matchLabels": site.owner.selector(component)},
     })
-}
-
-/// Removes the objects of a component that is no longer asked for, and its connection Secret; volumes and other Secrets
-/// stay. The set goes first and takes its pods with it.
-pub async fn retire(
-    ctx: &Context,
-    writer: &Writer,
-    site: &Site<'_>,
-    component: &str,
-    live: &Live,
-    conn: Option<&Secret>,
-) -> Result<(), Error> {
-    if live.set.is_none() && conn.is_none() {
-        return Ok(());
-    }
-    let namespace = &site.owner.namespace;
-    ctx.remove::<StatefulSet>(writer, namespace, component, DeleteParams::foreground()).await?;
-    ctx.remove::<PodDisruptionBudget>(writer, namespace, component, DeleteParams::default()).await?;
-    ctx.remove::<NetworkPolicy>(writer, namespace, component, DeleteParams::default()).await?;
-    for service in [component, &headless_name(component)] {
-        ctx.remove::<Service>(writer, namespace, service, DeleteParams::default()).await?;
-    }
-    for config in &live.configs {
-        writer.delete(config, DeleteParams::default()).await?;
-    }
-    match conn {
-        Some(conn) => writer.delete(conn, DeleteParams::default()).await,
-        None => Ok(()),
-    }
-}
-
-/// Deletes the volumes of a component and these Secrets. The set goes first: a claim in use would stay.
-pub async fn remove_data(
-    ctx: &Context,
-    writer: &Writer,
-    infra: &SomaInfra,
-    component: &str,
-    secrets: &[impl AsRef<str>],
-) -> Result<(), Error> {
-    let site = Site::new(infra);
-    let live = observe(ctx, &site, component).await?;
-    retire(ctx, writer, &site, component, &live, None).await?;
-    for claim in live.claims.values() {
-        writer.delete::<PersistentVolumeClaim>(claim, DeleteParams::default()).await?;
-    }
-    for name in secrets {
-        ctx.remove::<Secret>(writer, &site.owner.namespace, name.as_ref(), DeleteParams::default()).await?;
-    }
-    Ok(())
 }

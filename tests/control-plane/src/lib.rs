@@ -68,6 +68,8 @@ impl Soma {
                     "run",
                     "--http-addr",
                     address,
+                    "--bundle-addr",
+                    "127.0.0.1:0",
                     "--lease-seconds",
                     "3",
                     "--renew-seconds",

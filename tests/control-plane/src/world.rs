@@ -21,7 +21,7 @@ pub fn only_postgres(namespace: &str, postgres: &Value) -> Value {
     json!({
         "apiVersion": "somastack.dev/v1alpha1", "kind": "SomaInfra",
         "metadata": {"name": "shared", "namespace": namespace},
-        "spec": {"postgres": postgres, "vault": off, "kafka": off, "etcd": off, "redis": off},
+        "spec": {"postgres": postgres, "vault": off, "kafka": off, "etcd": off, "redis": off, "opa": off},
     })
 }
 

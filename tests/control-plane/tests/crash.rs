@@ -1,7 +1,7 @@
 //! The operator is killed at random points of first installs: every one ends the same, with one password.
 #![expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
@@ -167,7 +167,12 @@ async fn an_operator_killed_anywhere_in_a_first_install_ends_in_the_same_state()
             writes.iter().filter(|w| w.user == OPERATOR && w.resource == "secrets" && w.name == name);
         let (made, other): (Vec<_>, Vec<_>) =
             of_secret.filter(|w| w.code < 300).partition(|w| w.verb == "create");
-        assert_eq!(made.len(), INSTALLS, "{name} is made once per install");
+        // One that was made while the operator was killed may have nobody to be answered to.
+        let once: BTreeSet<_> = made.iter().map(|w| &w.namespace).collect();
+        assert!(
+            made.len() == once.len() && once.len() <= INSTALLS,
+            "{name} is made once per install: {made:?}"
+        );
         assert!(other.is_empty(), "{name} is never changed: {other:?}");
     }
 }

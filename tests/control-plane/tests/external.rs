@@ -6,7 +6,7 @@ use kube::Api;
 use serde_json::{Value, json};
 use soma_control_plane_tests::{Soma, text};
 use soma_crds::SomaInfra;
-use soma_testenv::{Etcd, Kafka, OpenFga, Postgres, Redis, Vault};
+use soma_testenv::{Etcd, Kafka, Opa, OpenFga, Postgres, Redis, Vault};
 
 /// The servers, and the Secrets that say where they are.
 struct Outside {
@@ -15,6 +15,7 @@ struct Outside {
     kafka: Kafka,
     etcd: Etcd,
     redis: Redis,
+    opa: Opa,
     openfga: OpenFga,
 }
 
@@ -25,11 +26,16 @@ impl Outside {
         postgres.psql("CREATE ROLE outsider LOGIN PASSWORD 'geheim'").await.unwrap();
         postgres.psql("CREATE DATABASE somamemory OWNER outsider").await.unwrap();
         let redis = Redis::start().await.unwrap();
+        let policies = soma_testenv::checkout().join("config/policies/soma.rego");
+        let policies = std::fs::read_to_string(policies).unwrap();
+        let opa = Opa::start_with(&json!({"status": {"prometheus": true}}), &[("soma.rego", &policies)])
+            .await
+            .unwrap();
         let openfga = OpenFga::start("geheim").await.unwrap();
-        Self { postgres, vault, kafka, etcd, redis, openfga }
+        Self { postgres, vault, kafka, etcd, redis, opa, openfga }
     }
 
-    fn secrets(&self) -> [Value; 6] {
+    fn secrets(&self) -> [Value; 7] {
         let secret = |name: &str, data: Value| {
             json!({
                 "apiVersion": "v1", "kind": "Secret",
@@ -58,6 +64,7 @@ impl Outside {
                 "redis",
                 json!({"host": "127.0.0.1", "port": self.redis.port().to_string(), "password": self.redis.password()}),
             ),
+            secret("opa", json!({"url": self.opa.url()})),
             secret("openfga", json!({"url": self.openfga.url(), "token": self.openfga.token()})),
         ]
     }
@@ -111,13 +118,13 @@ async fn everything_may_run_elsewhere() {
     soma.kubectl(&["create", "namespace", "soma-infra"]).unwrap();
     let example = soma_testenv::checkout().join("examples/infra-external.yaml").display().to_string();
     soma.kubectl(&["apply", "-f", &example]).unwrap();
-    for component in ["postgres", "vault", "kafka", "etcd", "redis", "openfga"] {
+    for component in ["postgres", "vault", "kafka", "etcd", "redis", "opa", "openfga"] {
         is(component, "SecretMissing").await;
     }
     for secret in outside.secrets() {
         soma.apply(&secret).unwrap();
     }
-    for component in ["postgres", "kafka", "etcd", "redis"] {
+    for component in ["postgres", "kafka", "etcd", "redis", "opa"] {
         is(component, "Ready").await;
     }
     is("vault", "Sealed").await;
@@ -143,22 +150,28 @@ async fn everything_may_run_elsewhere() {
     assert_eq!(conn("vault", "address").await, outside.vault.url());
     assert_eq!(conn("etcd", "endpoints").await, outside.etcd.url());
     assert_eq!(conn("postgres", "host").await, "127.0.0.1");
-    for component in ["postgres", "vault", "kafka", "etcd", "openfga"] {
+    for component in ["postgres", "vault", "kafka", "etcd", "opa", "openfga"] {
         assert_eq!(conn(component, "mode").await, "external", "{component}");
     }
     assert_eq!(conn("redis", "port").await, outside.redis.port().to_string());
+    assert_eq!(conn("opa", "url").await, outside.opa.url());
+    assert_eq!(conn("opa", "decision").await, "/v1/data/soma/policy/allow");
     assert_eq!(conn("openfga", "url").await, outside.openfga.url());
     assert_eq!([conn("openfga", "store").await, conn("openfga", "model").await], [store, model]);
 
     // One that goes away is named, and the last address stays; so is its return.
     outside.kafka.kill().await.unwrap();
     outside.etcd.kill().await.unwrap();
+    outside.opa.kill().await.unwrap();
     look_again("kafka", "2");
     is("kafka", "KafkaUnreachable").await;
     is("etcd", "EtcdUnreachable").await;
+    is("opa", "OpaUnreachable").await;
     assert_eq!(conn("kafka", "bootstrap").await, outside.kafka.bootstrap());
     outside.kafka.start_again().await.unwrap();
     outside.etcd.start_again().await.unwrap();
+    outside.opa.start_again().await.unwrap();
     is("kafka", "Ready").await;
     is("etcd", "Ready").await;
+    is("opa", "Ready").await;
 }

@@ -1,9 +1,12 @@
 //! A managed Postgres through its life: rolled once, grown without a restart, never given a second password.
 #![expect(clippy::unwrap_used, reason = "a test stops where something is not as it should be")]
 
+use std::time::Duration;
+
 use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use soma_control_plane_tests::world::{infra_is, only_postgres};
@@ -26,7 +29,10 @@ fn manifests() -> [Value; 4] {
                 "hostPath": {"path": "/nowhere"},
             },
         }),
-        only_postgres("soma-infra", &json!({"managed": {"storage": {"size": "1Gi", "storageClassName": "grows"}}})),
+        only_postgres(
+            "soma-infra",
+            &json!({"managed": {"storage": {"size": "1Gi", "storageClassName": "grows"}}}),
+        ),
     ]
 }
 
@@ -178,4 +184,97 @@ async fn a_lost_password_is_reported_and_never_made_anew() {
     let manifest = serde_json::to_value(&restored).unwrap();
     world.soma.apply(&manifest).unwrap();
     world.soma.eventually(world.infras.clone(), "shared", "Ready", infra_is("True", "Ready")).await.unwrap();
+}
+
+impl World {
+    /// Does what a node would do for the pod of a Job: it ends well, and says this.
+    async fn job_succeeds(&self, job: &str, said: &str) {
+        let ours = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={job}"));
+        let mut found = Vec::new();
+        for _ in 0..300 {
+            found = self.pods.list(&ours).await.unwrap().items;
+            if !found.is_empty() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let pod = found.first().unwrap();
+        let container = &pod.spec.as_ref().unwrap().containers[0];
+        let ended = json!({"exitCode": 0, "message": said, "finishedAt": "2026-03-01T02:31:00Z"});
+        let status = json!({"status": {"phase": "Succeeded", "containerStatuses": [{
+            "name": container.name, "image": container.image, "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"terminated": ended},
+        }]}});
+        let params = PatchParams::default();
+        self.pods.patch_status(&pod.name_any(), &params, &Patch::Merge(&status)).await.unwrap();
+    }
+
+    async fn ask_for_restore(&self, name: &str) {
+        let patch = json!({"metadata": {"annotations": {RESTORE: name}}});
+        self.infras.patch("shared", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+    }
+}
+
+const RESTORE: &str = "somastack.dev/restore-postgres";
+
+#[tokio::test]
+async fn a_backup_is_told_and_restored_only_where_there_is_no_data() {
+    let world = World::start().await;
+    let first = world.pod_uid().await;
+    let crons: Api<CronJob> = Api::namespaced(world.soma.client(), "soma-infra");
+    let jobs: Api<Job> = Api::namespaced(world.soma.client(), "soma-infra");
+    world.edit(&json!({"backup": {"schedule": "0 0 29 2 *"}})).await;
+    let made =
+        world.soma.eventually(crons, "postgres-backup", "made", |cron: Option<&CronJob>| cron.is_some());
+    let cron = made.await.unwrap().unwrap();
+    assert!(world.claims.get("postgres-backup").await.unwrap().metadata.owner_references.is_none());
+    assert_eq!(world.pod_uid().await, first, "nothing is restarted for backups");
+
+    // One by hand, as `kubectl create job --from` makes it.
+    let template = cron.spec.unwrap().job_template;
+    let metadata =
+        json!({"name": "by-hand", "namespace": "soma-infra", "labels": template.metadata.unwrap().labels});
+    let job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": template.spec});
+    world.soma.apply(&job).unwrap();
+    let record = json!({
+        "name": "20260301T023000Z", "component": "postgres", "time": "2026-03-01T02:31:00Z", "size": 1 << 20,
+        "files": {}, "facts": {"restored": "6 databases"},
+    });
+    world.job_succeeds("by-hand", &record.to_string()).await;
+    let told = |infra: Option<&SomaInfra>| {
+        let status = infra.and_then(|infra| infra.status.as_ref());
+        let backup = status.and_then(|status| status.components.first()?.backup.clone()).unwrap_or_default();
+        backup.last_success.is_some()
+            && backup.next.is_some()
+            && backup.message.as_deref() == Some("20260301T023000Z: 1.0 MiB, restored 6 databases")
+    };
+    world.soma.eventually(world.infras.clone(), "shared", "the backup is told", told).await.unwrap();
+
+    // While there is data, the wish is refused, and Postgres goes on.
+    world.ask_for_restore("20260301T023000Z").await;
+    let refused = infra_is("False", "RestoreRefused");
+    let refused = world.soma.eventually(world.infras.clone(), "shared", "refused", refused).await.unwrap();
+    let status = refused.unwrap().status.unwrap();
+    assert_eq!(status.condition("Available").unwrap().status, "True");
+    assert!(jobs.get_opt("postgres-restore").await.unwrap().is_none());
+
+    // The data is given up: the Job comes before the set.
+    world.sets.delete("postgres", &DeleteParams::background()).await.unwrap();
+    world.claims.delete("data-postgres-0", &DeleteParams::default()).await.unwrap();
+    let begun = |job: Option<&Job>| job.is_some_and(|job| job.annotations()[RESTORE] == "20260301T023000Z");
+    world.soma.eventually(jobs, "postgres-restore", "begun", begun).await.unwrap();
+    let there = |claim: Option<&PersistentVolumeClaim>| {
+        claim.is_some_and(|claim| claim.metadata.deletion_timestamp.is_none())
+    };
+    world.soma.eventually(world.claims.clone(), "data-postgres-0", "made", there).await.unwrap();
+    assert!(world.sets.get_opt("postgres").await.unwrap().is_none(), "it does not start before");
+    let volume = world.claims.get("data-postgres-0").await.unwrap().uid();
+    world.job_succeeds("postgres-restore", "").await;
+    world.pod_gets_ready(Some(&first)).await;
+    assert!(!world.infras.get("shared").await.unwrap().annotations().contains_key(RESTORE));
+    assert_eq!(
+        world.claims.get("data-postgres-0").await.unwrap().uid(),
+        volume,
+        "it runs on what was restored"
+    );
 }

@@ -70,8 +70,12 @@ impl Node {
 
     /// Names and uids of the pods of a namespace that are not on their way out.
     pub fn pods(&self, namespace: &str) -> Result<BTreeMap<String, String>> {
-        let list: Value =
-            serde_json::from_str(&self.kubectl(&["-n", namespace, "get", "pods", "-o", "json"])?)?;
+        self.pods_with(namespace, "")
+    }
+
+    fn pods_with(&self, namespace: &str, labels: &str) -> Result<BTreeMap<String, String>> {
+        let list = self.kubectl(&["-n", namespace, "get", "pods", "-l", labels, "-o", "json"])?;
+        let list: Value = serde_json::from_str(&list)?;
         let pods = list["items"].as_array().cloned().unwrap_or_default();
         Ok(pods
             .iter()
@@ -115,20 +119,19 @@ impl Node {
 
     /// Names and uids of a component's members.
     pub fn members(&self, component: &str) -> Result<Vec<(String, String)>> {
-        let prefix = format!("{component}-");
-        Ok(self.pods("soma-infra")?.into_iter().filter(|(name, _)| name.starts_with(&prefix)).collect())
+        Ok(self.pods_with("soma-infra", &members(component))?.into_iter().collect())
     }
 
     /// Waits until a component is as its manifest asks and has this many members, which are all ready.
     pub async fn settled(&self, component: &str, count: usize) -> Result<()> {
         // The status alone may be of a moment before a loss was noticed.
-        let ready = r#"jsonpath={range .items[*]}{.metadata.name} {.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}"#;
+        let ready = r#"jsonpath={range .items[*]}{.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}"#;
         self.until(&format!("{component} with {count} members"), |node| {
-            let pods = node.kubectl(&["-n", "soma-infra", "get", "pods", "-o", ready])?;
-            let own = |pod: &&str| pod.starts_with(&format!("{component}-")) && pod.ends_with(" True");
+            let labels = members(component);
+            let pods = node.kubectl(&["-n", "soma-infra", "get", "pods", "-l", &labels, "-o", ready])?;
             Ok(node.component(component)?["reason"] == "Ready"
                 && node.members(component)?.len() == count
-                && pods.lines().filter(own).count() == count)
+                && pods.lines().filter(|pod| *pod == "True").count() == count)
         })
         .await
     }
@@ -240,6 +243,11 @@ pub fn client() -> Result<reqwest::Client> {
     // A second call finds the provider installed, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     Ok(reqwest::Client::builder().timeout(Duration::from_secs(30)).build()?)
+}
+
+/// Labels of a component's members, which its Jobs do not have.
+fn members(component: &str) -> String {
+    format!("app.kubernetes.io/name={component},!batch.kubernetes.io/job-name")
 }
 
 fn text(value: &Value) -> String {

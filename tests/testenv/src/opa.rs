@@ -24,6 +24,7 @@ pub type Opa = Server<Setup>;
 pub struct Setup {
     program: PathBuf,
     port: u16,
+    guarded: bool,
 }
 
 impl Server<Setup> {
@@ -36,6 +37,15 @@ impl Server<Setup> {
 
     /// Starts a server that also reads `files`, by name and text: policies (`.rego`) and data (`.json`, `.yaml`).
     pub async fn start_with(config: &Value, files: &[(&str, &str)]) -> Result<Self, ServerError> {
+        Self::start_as(config, files, false).await
+    }
+
+    /// Starts a server whose API asks the policy `system.authz`, which is one of `files`.
+    pub async fn start_guarded(config: &Value, files: &[(&str, &str)]) -> Result<Self, ServerError> {
+        Self::start_as(config, files, true).await
+    }
+
+    async fn start_as(config: &Value, files: &[(&str, &str)], guarded: bool) -> Result<Self, ServerError> {
         let program = tokio::task::spawn_blocking(program).await??;
         Self::begin(async |dir: &Path| {
             fs::write(config_file(dir), config.to_string())?;
@@ -43,7 +53,7 @@ impl Server<Setup> {
             for (name, text) in files {
                 fs::write(policies(dir).join(name), text)?;
             }
-            Ok(Setup { program: program.clone(), port: free_port()? })
+            Ok(Setup { program: program.clone(), port: free_port()?, guarded })
         })
         .await
     }
@@ -60,6 +70,7 @@ impl Program for Setup {
     fn launch(&self, dir: &Path) -> Launch {
         Launch::new(Self::NAME, &self.program, Self::log(dir))
             .args(["run", "--server", "--skip-version-check"])
+            .args(self.guarded.then_some("--authorization=basic"))
             .args([format!("--addr=127.0.0.1:{}", self.port)])
             .args(["--config-file".into(), config_file(dir), policies(dir)])
             .folder(dir)

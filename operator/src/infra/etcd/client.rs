@@ -14,6 +14,10 @@ const TIMEOUT: Duration = Duration::from_secs(8);
 /// Longest time a defragmentation may take: it copies the whole database.
 const DEFRAGMENT: Duration = Duration::from_mins(2);
 
+/// Longest time a snapshot may take; as a Job may.
+const LONGEST: Duration = Duration::from_hours(12);
+const SNAPSHOT: &str = "maintenance/snapshot";
+
 /// Code of an answer by which etcd says that it is in no state for the call.
 const FAILED_PRECONDITION: i64 = 9;
 /// Code of an answer by which etcd says that it may be in one later.
@@ -261,7 +265,27 @@ impl Client<'_> {
         body: &Value,
         what: &'static str,
     ) -> Result<T, EtcdError> {
-        let timeout = if path == "maintenance/defragment" { DEFRAGMENT } else { TIMEOUT };
+        let answer = self.send(path, token, body, what).await?;
+        answer.json().await.map_err(|source| EtcdError::Unreadable { what, source })
+    }
+
+    /// The stream of a snapshot, however long it takes.
+    pub async fn snapshot(&self, token: Option<&str>) -> Result<reqwest::Response, EtcdError> {
+        self.send(SNAPSHOT, token, &json!({}), "give a snapshot").await
+    }
+
+    async fn send(
+        &self,
+        path: &str,
+        token: Option<&str>,
+        body: &Value,
+        what: &'static str,
+    ) -> Result<reqwest::Response, EtcdError> {
+        let timeout = match path {
+            "maintenance/defragment" => DEFRAGMENT,
+            SNAPSHOT => LONGEST,
+            _ => TIMEOUT,
+        };
         let mut request = self.http.post(format!("{}/v3/{path}", self.url)).timeout(timeout).json(body);
         if let Some(token) = token {
             request = request.header("Authorization", token);
@@ -270,7 +294,7 @@ impl Client<'_> {
         let answer = request.send().await.map_err(unreachable)?;
         let status = answer.status();
         if status.is_success() {
-            return answer.json().await.map_err(|source| EtcdError::Unreadable { what, source });
+            return Ok(answer);
         }
         let Problem { code, message } = answer.json().await.unwrap_or_default();
         Err(EtcdError::Refused { what, status, code, said: message })

@@ -14,7 +14,7 @@ use crate::random;
 
 const STAGE: &str = "stage";
 const FOUNDERS: &str = "founders";
-const ROOT: &str = "root-password";
+pub const ROOT: &str = "root-password";
 const USER: &str = "soma-password";
 const FORMING: &str = "forming";
 const FORMED: &str = "formed";

@@ -2,6 +2,7 @@
 
 mod admission;
 mod auth;
+mod backup;
 mod build;
 mod client;
 mod defragment;
@@ -14,6 +15,7 @@ mod protocol;
 mod rules;
 mod run;
 mod seen;
+pub mod snapshot;
 mod validate;
 
 use futures::future::join_all;
@@ -22,9 +24,11 @@ use soma_crds::{Mode, SomaInfra};
 
 use self::client::{Client, EtcdError};
 use self::marker::Marker;
-use self::validate::{Connection, Etcd, Observed};
+use self::validate::{Connection, Etcd, Managed, Observed};
 use super::Site;
-use super::component::{Findings, Identity, Report, State};
+use super::backup::{self as saves, Told};
+use super::component::{Findings, Identity, Report, State, publish};
+use super::retire;
 use super::set::{self, Applied};
 use crate::apply::Writer;
 use crate::context::Context;
@@ -35,9 +39,7 @@ const IDENTITY: Identity = Identity { name: object::ETCD, title: "etcd", unreach
 /// Nothing when etcd is not asked for.
 pub async fn drive(ctx: &Context, writer: &Writer, site: &Site<'_>) -> Option<Report> {
     let external = site.infra.spec.etcd.as_ref().is_some_and(|etcd| etcd.external.is_some());
-    let mode = if external { Mode::External } else { Mode::Managed };
-    let attempt = Box::pin(attempt(ctx, writer, site, mode)).await;
-    attempt.unwrap_or_else(|error| Some(IDENTITY.failed(site, mode, &error)))
+    IDENTITY.attempt(site, external, |mode| attempt(ctx, writer, site, mode)).await
 }
 
 async fn attempt(
@@ -52,9 +54,10 @@ async fn attempt(
         Err(blocked) => return Ok(Some(IDENTITY.blocked(site, mode, observed.conn.is_some(), &blocked))),
     };
     let mut applied = Applied::default();
+    let mut saved = (None, None);
     let (connection, state) = match wanted {
         Etcd::Disabled => {
-            set::retire(ctx, writer, site, object::ETCD, &observed.live, observed.conn.as_ref()).await?;
+            retire::retire(ctx, writer, site, object::ETCD, &observed.live, observed.conn.as_ref()).await?;
             return Ok(None);
         }
         Etcd::External(connection) => {
@@ -64,18 +67,33 @@ async fn attempt(
         Etcd::Managed(managed) => {
             let (state, password) =
                 Box::pin(run::run(ctx, writer, site, &managed, &observed, &mut applied)).await?;
+            saved = Box::pin(save(ctx, writer, site, &managed)).await?;
             (build::connection(site, &password), state)
         }
     };
-    let published = if state.is_ready() {
-        let mode = if mode == Mode::External { "external" } else { "managed" };
-        writer.apply(&build::connection_secret(site, &connection, mode)?).await.map(|_| true)
-    } else {
-        Ok(observed.conn.is_some())
-    };
+    let word = if mode == Mode::External { "external" } else { "managed" };
+    let secret = build::connection_secret(site, &connection, word)?;
+    let published = publish(writer, &state, observed.conn.as_ref(), &secret).await;
     let Connection { host, port, .. } = connection;
     let findings = Findings { mode, host, port, state, applied, published, caveat: None };
-    Ok(Some(IDENTITY.report(site, findings).looked_at_again()))
+    let (told, refusal) = saved;
+    Ok(Some(IDENTITY.report(site, findings).looked_at_again().backed_up(told, refusal)))
+}
+
+/// Sees to the backups. Returns what there is to say about them, and what the API server refused.
+async fn save(
+    ctx: &Context,
+    writer: &Writer,
+    site: &Site<'_>,
+    managed: &Managed,
+) -> Result<(Option<Told>, Option<String>), Error> {
+    let live = saves::observe(ctx, site, object::ETCD).await?;
+    let objects = |wanted| {
+        saves::objects(site, wanted, backup::task(site, wanted, &ctx.addresses.image))
+            .map(|objects| (wanted, objects))
+    };
+    let wanted = managed.backup.as_ref().map(objects).transpose()?;
+    Box::pin(saves::settle(writer, &live, wanted, object::ETCD)).await
 }
 
 /// Reads everything etcd needs. A failed read fails the attempt: it never counts as a change.
@@ -129,5 +147,5 @@ async fn ask(ctx: &Context, etcd: &Connection, url: &str) -> Result<String, Etcd
 
 /// Deletes the volumes and the passwords.
 pub async fn remove_data(ctx: &Context, writer: &Writer, infra: &SomaInfra) -> Result<(), Error> {
-    set::remove_data(ctx, writer, infra, object::ETCD, &[object::ETCD_CONN, object::ETCD_CLUSTER]).await
+    retire::remove_data(ctx, writer, infra, object::ETCD, &[object::ETCD_CONN, object::ETCD_CLUSTER]).await
 }

@@ -6,6 +6,7 @@ use soma_crds::{ManagedEtcd, Profile, Quantity};
 
 use super::marker::Marker;
 use crate::infra::Site;
+use crate::infra::backup::{self, Backup};
 use crate::infra::blocked::Blocked;
 use crate::infra::secret::Reader;
 use crate::infra::set::{self, Defaults, Live, Member};
@@ -47,6 +48,7 @@ pub struct Managed {
     pub member: Member,
     /// Bytes the database of a member may have.
     pub quota: u64,
+    pub backup: Option<Backup>,
 }
 
 /// Where an etcd answers, and as whom.
@@ -94,7 +96,9 @@ fn read_managed(site: &Site<'_>, spec: &ManagedEtcd, observed: &Observed) -> Res
     };
     let member = Member::of(object::ETCD, &spec.member, &Defaults { image: IMAGE, size: disk, resources })?;
     let quota = quota_of(&member.volume.size);
-    Ok(Managed { replicas: members(&observed.live, spec.replicas.unwrap_or(replicas)), member, quota })
+    let replicas = members(&observed.live, spec.replicas.unwrap_or(replicas));
+    let backup = backup::validate(site, object::ETCD, spec.backup.as_ref())?;
+    Ok(Managed { replicas, member, quota, backup })
 }
 
 /// Nothing takes members away; a set that was removed is known by its volumes.

@@ -1,11 +1,9 @@
-//! What the operator asks of Kafka: who votes, where partitions are, and changes of both.
+//! What the operator asks of Kafka: its brokers, topics, settings, rights and users, and changes of them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
-use kafka_protocol::messages::add_raft_voter_request::Listener;
 use kafka_protocol::messages::alter_partition_reassignments_request::{
     ReassignablePartition, ReassignableTopic,
 };
@@ -14,27 +12,20 @@ use kafka_protocol::messages::create_acls_request::AclCreation;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
-use kafka_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
-use kafka_protocol::messages::describe_quorum_response::ReplicaState;
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::{
-    AddRaftVoterRequest, AlterPartitionReassignmentsRequest, AlterUserScramCredentialsRequest, BrokerId,
-    CreateAclsRequest, CreatePartitionsRequest, CreateTopicsRequest, DescribeAclsRequest,
-    DescribeClusterRequest, DescribeConfigsRequest, DescribeQuorumRequest,
-    DescribeUserScramCredentialsRequest, IncrementalAlterConfigsRequest, MetadataRequest,
-    RemoveRaftVoterRequest, TopicName,
+    AlterPartitionReassignmentsRequest, AlterUserScramCredentialsRequest, BrokerId, CreateAclsRequest,
+    CreatePartitionsRequest, CreateTopicsRequest, DescribeAclsRequest, DescribeClusterRequest,
+    DescribeConfigsRequest, DescribeUserScramCredentialsRequest, IncrementalAlterConfigsRequest,
+    MetadataRequest, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
-use uuid::Uuid;
 
 use super::content::{Move, Partition, Right, Settings, Topic};
-use super::quorum::{Quorum, Replica};
-use super::wire::{Connection, KafkaError, accepted};
+use super::wire::{Connection, KafkaError, accepted, done_before};
 
 /// Longest time Kafka may take for a change.
-const PATIENCE_MS: i32 = 10_000;
-/// The partition that holds the metadata of all others.
-const METADATA: &str = "__cluster_metadata";
+pub const PATIENCE_MS: i32 = 10_000;
 
 // Numbers of the protocol, from Kafka's `ConfigResource.Type`, `ConfigEntry.ConfigSource`, `AlterConfigOp.OpType`,
 // `AclOperation`, `AclPermissionType`, `PatternType` and `ScramMechanism`.
@@ -68,98 +59,16 @@ pub struct Broker {
     pub fenced: bool,
 }
 
-fn text(value: &str) -> StrBytes {
+pub fn text(value: &str) -> StrBytes {
     StrBytes::from_string(value.to_owned())
 }
 
-fn id(id: BrokerId) -> Option<u16> {
+pub fn id(id: BrokerId) -> Option<u16> {
     u16::try_from(id.0).ok()
 }
 
 fn ids(all: &[BrokerId]) -> Vec<u16> {
     all.iter().copied().filter_map(id).collect()
-}
-
-/// The quorum, when this node is the active controller; none when it is not.
-pub async fn quorum(controller: &mut Connection) -> Result<Option<Quorum>, KafkaError> {
-    let topic = TopicData::default()
-        .with_topic_name(TopicName(text(METADATA)))
-        .with_partitions(vec![PartitionData::default()]);
-    let answer = controller.call(DescribeQuorumRequest::default().with_topics(vec![topic])).await?;
-    let code = ResponseError::try_from_code(answer.error_code);
-    let partition = answer.topics.into_iter().flat_map(|t| t.partitions).next();
-    let inner = partition.as_ref().and_then(|p| ResponseError::try_from_code(p.error_code));
-    match code.or(inner) {
-        Some(ResponseError::NotLeaderOrFollower | ResponseError::NotController) => return Ok(None),
-        Some(error) => {
-            let said = answer.error_message.map(|m| m.to_string()).unwrap_or_default();
-            return Err(KafkaError::Refused { what: "describe its quorum".into(), error, said });
-        }
-        None => {}
-    }
-    let Some(partition) = partition else { return Ok(None) };
-    let Some(leader) = id(partition.leader_id) else { return Ok(None) };
-    let now = partition.current_voters.iter().find(|v| v.replica_id == partition.leader_id);
-    let now = now.map_or(0, |v| v.last_caught_up_timestamp);
-    let replicas = |all: Vec<ReplicaState>| {
-        all.into_iter().filter_map(|r| {
-            let at = r.last_caught_up_timestamp;
-            let behind = u64::try_from(now.saturating_sub(at)).unwrap_or(0);
-            let behind = (at > 0).then(|| Duration::from_millis(behind));
-            Some(Replica { id: id(r.replica_id)?, directory: r.replica_directory_id, behind })
-        })
-    };
-    Ok(Some(Quorum {
-        leader,
-        voters: replicas(partition.current_voters).collect(),
-        observers: replicas(partition.observers).collect(),
-    }))
-}
-
-/// Takes the vote of a disk that is gone. Success when it has none.
-pub async fn remove_voter(controller: &mut Connection, voter: u16, disk: Uuid) -> Result<(), KafkaError> {
-    let request = RemoveRaftVoterRequest::default()
-        .with_cluster_id(None)
-        .with_voter_id(voter.into())
-        .with_voter_directory_id(disk);
-    let answer = controller.call(request).await?;
-    let what = format!("take the vote of kafka-{voter}");
-    done_before(
-        accepted(&what, answer.error_code, answer.error_message.as_ref()),
-        ResponseError::VoterNotFound,
-    )
-}
-
-/// Gives a disk a vote. Success when it has one.
-pub async fn add_voter(
-    controller: &mut Connection,
-    voter: u16,
-    disk: Uuid,
-    host: &str,
-    port: u16,
-) -> Result<(), KafkaError> {
-    let listener =
-        Listener::default().with_name(text(super::build::CONTROLLER)).with_host(text(host)).with_port(port);
-    let request = AddRaftVoterRequest::default()
-        .with_cluster_id(None)
-        .with_timeout_ms(PATIENCE_MS)
-        .with_voter_id(voter.into())
-        .with_voter_directory_id(disk)
-        .with_listeners(vec![listener]);
-    let answer = controller.call(request).await?;
-    let what = format!("give kafka-{voter} a vote");
-    done_before(
-        accepted(&what, answer.error_code, answer.error_message.as_ref()),
-        ResponseError::DuplicateVoter,
-    )
-}
-
-/// An answer that says it was done before is success.
-fn done_before(result: Result<(), KafkaError>, said: ResponseError) -> Result<(), KafkaError> {
-    match result {
-        Err(error) if error.refusal() == Some(said) => Ok(()),
-        other => other,
-    }
 }
 
 /// The id of the cluster, and every broker that is registered.

@@ -7,6 +7,7 @@ mod cluster;
 mod content;
 mod quorum;
 mod validate;
+mod voters;
 mod wire;
 
 use std::time::Duration;
@@ -21,7 +22,8 @@ use self::quorum::{Quorum, Stage, Step};
 use self::validate::{External, Kafka, Managed, Observed, PORT};
 use self::wire::{Connection, KafkaError};
 use super::Site;
-use super::component::{Findings, Identity, Report, State};
+use super::component::{Findings, Identity, Report, State, publish};
+use super::retire;
 use super::roll::{Roll, Verdict};
 use super::set::{self, Applied, Live};
 use crate::apply::Writer;
@@ -38,9 +40,7 @@ const MAX_STEPS: usize = 8;
 /// Nothing when Kafka is not asked for.
 pub async fn drive(ctx: &Context, writer: &Writer, site: &Site<'_>) -> Option<Report> {
     let external = site.infra.spec.kafka.as_ref().is_some_and(|kafka| kafka.external.is_some());
-    let mode = if external { Mode::External } else { Mode::Managed };
-    let attempt = Box::pin(attempt(ctx, writer, site, mode)).await;
-    attempt.unwrap_or_else(|error| Some(IDENTITY.failed(site, mode, &error)))
+    IDENTITY.attempt(site, external, |mode| attempt(ctx, writer, site, mode)).await
 }
 
 async fn attempt(
@@ -57,7 +57,7 @@ async fn attempt(
     let mut applied = Applied::default();
     let (host, port, state, conn) = match &wanted {
         Kafka::Disabled => {
-            set::retire(ctx, writer, site, object::KAFKA, &observed.live, observed.conn.as_ref()).await?;
+            retire::retire(ctx, writer, site, object::KAFKA, &observed.live, observed.conn.as_ref()).await?;
             return Ok(None);
         }
         Kafka::External(external) => {
@@ -69,8 +69,7 @@ async fn attempt(
             (site.host(object::KAFKA), PORT, state, build::connection_secret(site)?)
         }
     };
-    let published =
-        if state.is_ready() { writer.apply(&conn).await.map(|_| true) } else { Ok(observed.conn.is_some()) };
+    let published = publish(writer, &state, observed.conn.as_ref(), &conn).await;
     let findings = Findings { mode, host, port, state, applied, published, caveat: None };
     Ok(Some(IDENTITY.report(site, findings).looked_at_again()))
 }
@@ -190,10 +189,10 @@ async fn settle(
                 stage = Stage::Formed;
                 Ok(())
             }
-            Step::Remove(n, disk) => admin::remove_voter(&mut controller, n, disk).await,
+            Step::Remove(n, disk) => voters::remove(&mut controller, n, disk).await,
             Step::Add(n, disk) => {
                 let host = build::member_host(site, n);
-                admin::add_voter(&mut controller, n, disk, &host, build::CONTROLLER_PORT).await
+                voters::add(&mut controller, n, disk, &host, build::CONTROLLER_PORT).await
             }
             other => return Ok(Err(waiting(other, live))),
         };
@@ -230,7 +229,7 @@ async fn active_controller(live: &Live, password: &str) -> Result<Option<(Quorum
         let Some(address) = live.address(n, build::CONTROLLER_PORT) else { continue };
         let answer = async {
             let mut connection = Connection::login(&address, build::USER, password).await?;
-            Ok((admin::quorum(&mut connection).await?, connection))
+            Ok((voters::quorum(&mut connection).await?, connection))
         };
         match answer.await {
             Ok((Some(quorum), connection)) => return Ok(Some((quorum, connection))),
@@ -386,5 +385,5 @@ pub async fn remove_data(ctx: &Context, writer: &Writer, infra: &SomaInfra) -> R
     let users = content::users().map(build::user_secret_name);
     let secrets: Vec<_> =
         users.chain([object::KAFKA_CONN, object::KAFKA_CLUSTER].map(str::to_owned)).collect();
-    set::remove_data(ctx, writer, infra, object::KAFKA, &secrets).await
+    retire::remove_data(ctx, writer, infra, object::KAFKA, &secrets).await
 }

@@ -61,6 +61,14 @@ pub fn accepted(what: &str, code: i16, message: Option<&StrBytes>) -> Result<(),
     })
 }
 
+/// An answer that says it was done before is success.
+pub fn done_before(result: Result<(), KafkaError>, said: ResponseError) -> Result<(), KafkaError> {
+    match result {
+        Err(error) if error.refusal() == Some(said) => Ok(()),
+        other => other,
+    }
+}
+
 /// A connection. Requests are never in flight together.
 pub struct Connection {
     stream: TcpStream,

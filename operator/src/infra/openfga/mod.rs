@@ -23,7 +23,7 @@ use soma_crds::{Mode, SomaInfra};
 use self::build::HTTP;
 use self::validate::{Observed, OpenFga};
 use super::Site;
-use super::component::{Findings, Identity, Report};
+use super::component::{Findings, Identity, Report, publish};
 use super::set::Applied;
 use crate::apply::{Child, Writer};
 use crate::context::Context;
@@ -35,9 +35,8 @@ const IDENTITY: Identity =
 
 /// Nothing when OpenFGA is not asked for.
 pub async fn drive(ctx: &Context, writer: &Writer, site: &Site<'_>) -> Option<Report> {
-    let mode = if validate::spec(site).external.is_some() { Mode::External } else { Mode::Managed };
-    let attempt = Box::pin(attempt(ctx, writer, site, mode)).await;
-    attempt.unwrap_or_else(|error| Some(IDENTITY.failed(site, mode, &error)))
+    let external = validate::spec(site).external.is_some();
+    IDENTITY.attempt(site, external, |mode| attempt(ctx, writer, site, mode)).await
 }
 
 async fn attempt(
@@ -68,9 +67,9 @@ async fn attempt(
     };
     let published = match connection {
         Some(connection) => {
-            writer.apply(&build::connection_secret(site, mode, &connection)?).await.map(|_| true)
+            let secret = build::connection_secret(site, mode, &connection)?;
+            publish(writer, &state, observed.conn.as_ref(), &secret).await
         }
-        // What was published stays.
         None => Ok(observed.conn.is_some()),
     };
     let findings = Findings { mode, host, port, state, applied, published, caveat: None };

@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Value, json};
 
+use super::backup;
 use super::passwords::Credentials;
 use super::service::{MEMORY, Service};
 use super::validate::{External, Managed, Passwords};
@@ -13,7 +14,9 @@ use crate::names::object;
 use crate::workload::{container_security, pod_security};
 
 /// User and group of the official image.
-const UID: i64 = 999;
+pub const UID: i64 = 999;
+/// Where the data is.
+pub const DATA: &str = "/var/lib/postgresql/data/pgdata";
 /// Port of a managed Postgres.
 pub const PORT: u16 = 5432;
 
@@ -45,7 +48,7 @@ fn pod(postgres: &Managed) -> Value {
             "imagePullPolicy": "IfNotPresent",
             "securityContext": container_security(),
             "env": [
-                {"name": "PGDATA", "value": "/var/lib/postgresql/data/pgdata"},
+                {"name": "PGDATA", "value": DATA},
                 {"name": "POSTGRES_INITDB_ARGS", "value": "--auth-host=scram-sha-256 --data-checksums"},
                 {"name": "POSTGRES_PASSWORD_FILE", "value": "/etc/soma/superuser/password"},
             ],
@@ -64,11 +67,7 @@ fn pod(postgres: &Managed) -> Value {
             ],
         }],
         "volumes": [
-            {"name": "superuser", "secret": {
-                "secretName": object::POSTGRES_SECRET,
-                "defaultMode": 0o440,
-                "items": [{"key": "password", "path": "password"}],
-            }},
+            backup::superuser(),
             {"name": "run", "emptyDir": {}},
             {"name": "tmp", "emptyDir": {}},
         ],

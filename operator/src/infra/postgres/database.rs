@@ -22,7 +22,13 @@ use crate::names::object;
 /// Longest time all statements of one attempt may take together.
 const BUDGET: Duration = Duration::from_secs(10);
 
-pub async fn ensure(ctx: &Context, site: &Site<'_>, observed: &Observed, credentials: &Credentials) -> State {
+pub async fn ensure(
+    ctx: &Context,
+    site: &Site<'_>,
+    observed: &Observed,
+    credentials: &Credentials,
+    backed_up: bool,
+) -> State {
     let attempt = async {
         match credentials {
             Credentials::External(external) => probe(external).await,
@@ -31,7 +37,7 @@ pub async fn ensure(ctx: &Context, site: &Site<'_>, observed: &Observed, credent
                 // The pod itself rather than its Service: it answers as soon as it is ready, before every proxy has
                 // heard of it.
                 let own = observed.live.address(0, PORT);
-                provision(&at.or(own).unwrap_or_default(), passwords).await
+                provision(&at.or(own).unwrap_or_default(), passwords, backed_up).await
             }
         }
     };
@@ -105,14 +111,18 @@ async fn version(connection: &mut PgConnection) -> Result<String, Error> {
 }
 
 /// Looks with one connection, and changes only what differs.
-pub(super) async fn provision(address: &str, passwords: &Passwords) -> Result<String, Error> {
+pub(super) async fn provision(
+    address: &str,
+    passwords: &Passwords,
+    backed_up: bool,
+) -> Result<String, Error> {
     let (host, port) = address.rsplit_once(':').ok_or_else(|| Error::Address(address.into()))?;
     let port = port.parse().map_err(|_| Error::Address(address.into()))?;
     let options = PgConnectOptions::new_without_pgpass().host(host).port(port).ssl_mode(PgSslMode::Prefer);
     let at = |database: &str| connect(options.clone().database(database), "postgres", &passwords.superuser);
     let mut superuser = at("postgres").await?;
-    let mut seen = look(&mut superuser).await?;
-    let steps = service::steps(&seen, &passwords.services);
+    let mut seen = look(&mut superuser, backed_up).await?;
+    let steps = service::steps(&seen, &passwords.services, backed_up);
     if !steps.is_empty() {
         for step in steps {
             match step {
@@ -124,8 +134,8 @@ pub(super) async fn provision(address: &str, passwords: &Passwords) -> Result<St
                 step => perform(&mut superuser, step, passwords).await?,
             }
         }
-        seen = look(&mut superuser).await?;
-        let left = service::steps(&seen, &passwords.services);
+        seen = look(&mut superuser, backed_up).await?;
+        let left = service::steps(&seen, &passwords.services, backed_up);
         if !left.is_empty() {
             return Err(Error::NotReadBack(left));
         }
@@ -135,7 +145,7 @@ pub(super) async fn provision(address: &str, passwords: &Passwords) -> Result<St
     Ok(seen.version)
 }
 
-async fn look(superuser: &mut PgConnection) -> Result<Seen, Error> {
+async fn look(superuser: &mut PgConnection, backed_up: bool) -> Result<Seen, Error> {
     let version = version(superuser).await?;
     let names: Vec<_> = SERVICES.iter().map(|service| service.database.to_owned()).collect();
     let roles = "SELECT rolname::text, rolpassword, rolcanlogin AND NOT (rolsuper OR rolcreatedb OR rolcreaterole \
@@ -146,17 +156,38 @@ async fn look(superuser: &mut PgConnection) -> Result<Seen, Error> {
     };
     let databases = "SELECT datname::text, pg_get_userbyid(datdba)::text, \
                      has_database_privilege('public', oid, 'CONNECT, TEMPORARY') FROM pg_database";
-    let databases = sqlx::query(databases).fetch_all(superuser).await;
+    let databases = sqlx::query(databases).fetch_all(&mut *superuser).await;
     let database = |row: &sqlx::postgres::PgRow| {
         Ok((row.try_get(0)?, Database { owner: row.try_get(1)?, open: row.try_get(2)? }))
     };
     Ok(Seen {
+        admits_backups: backed_up && admits_backups(superuser).await?,
         version,
         roles: roles.and_then(|rows| rows.iter().map(role).collect()).map_err(statement("read the roles"))?,
         databases: databases
             .and_then(|rows| rows.iter().map(database).collect())
             .map_err(statement("read the databases"))?,
     })
+}
+
+/// `all` does not stand for replication there, so the image lets base backups in from its own pod only.
+async fn admits_backups(superuser: &mut PgConnection) -> Result<bool, Error> {
+    let rule = "SELECT EXISTS (SELECT FROM pg_hba_file_rules WHERE 'replication' = ANY(database) \
+                AND user_name && ARRAY['all', 'postgres'] AND address = 'all' AND auth_method = 'scram-sha-256')";
+    sqlx::query_scalar(rule).fetch_one(superuser).await.map_err(statement("read who may connect"))
+}
+
+/// Appends a rule to the file of those who may connect: there is no statement for it.
+async fn admit_backups(superuser: &mut PgConnection) -> Result<(), Error> {
+    let what = "let base backups in";
+    let file = sqlx::query_scalar::<_, String>("SELECT current_setting('hba_file')");
+    let file = file.fetch_one(&mut *superuser).await.map_err(statement(what))?;
+    let program = format!("cat >> '{}'", file.replace('\'', "'\\''")).replace('\'', "''");
+    let rule = "(VALUES (''), ('host replication postgres all scram-sha-256'))";
+    for sql in [format!("COPY {rule} TO PROGRAM '{program}'"), "SELECT pg_reload_conf()".to_owned()] {
+        sqlx::query(AssertSqlSafe(sql)).execute(&mut *superuser).await.map_err(statement(what))?;
+    }
+    Ok(())
 }
 
 /// None of these statements takes parameters. Names are ours, and a verifier needs no quoting.
@@ -169,6 +200,7 @@ async fn perform(connection: &mut PgConnection, step: Step, passwords: &Password
         )
     };
     let (what, statements) = match step {
+        Step::AdmitBackups => return admit_backups(connection).await,
         Step::CreateRole(service) => ("make a role", vec![role("CREATE", service.database)]),
         Step::AlterRole(service) => ("change a role", vec![role("ALTER", service.database)]),
         Step::CreateDatabase(service) => {

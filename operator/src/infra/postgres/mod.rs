@@ -1,10 +1,12 @@
 //! Postgres: one instance the operator runs, or one that runs elsewhere.
 
+mod backup;
 mod build;
 mod database;
 mod passwords;
 #[cfg(test)]
 pub mod proof;
+mod restore;
 mod scram;
 mod service;
 mod validate;
@@ -15,18 +17,22 @@ use k8s_openapi::api::core::v1::Secret;
 use soma_crds::{Mode, SomaInfra};
 
 use passwords::Credentials;
+use restore::Outcome;
 use service::SERVICES;
 pub use validate::parse_sslmode;
-use validate::{Observed, Postgres};
+use validate::{Managed, Observed, Postgres};
 
 use super::Site;
-use super::component::{Findings, Identity, Report};
+use super::backup::{self as saves, Told};
+use super::component::{Findings, Identity, Report, State};
+use super::retire;
 use super::roll::{Roll, Verdict};
 use super::set::{self, Applied};
 use crate::apply::Writer;
 use crate::check::{self, Plan};
 use crate::context::Context;
 use crate::error::Error;
+use crate::events::Note;
 use crate::names::object;
 
 const IDENTITY: Identity =
@@ -62,9 +68,21 @@ async fn attempt(ctx: &Context, writer: &Writer, site: &Site<'_>, mode: Mode) ->
         Ok(wanted) => wanted,
         Err(blocked) => return Ok(IDENTITY.blocked(site, mode, observed.conn.is_some(), &blocked)),
     };
+    let mut refused = None;
+    if let Postgres::Managed(managed) = &wanted {
+        match Box::pin(restore::drive(ctx, writer, site, managed, &observed)).await? {
+            Outcome::NotAsked => {}
+            Outcome::Refused(reason, message) => refused = Some((reason, message)),
+            Outcome::Busy(state) => return Ok(held_back(site, &observed, state, None)),
+            Outcome::Done(note) => {
+                let state = State::Forming("it starts on the data that was restored".into());
+                return Ok(held_back(site, &observed, state, Some(note)));
+            }
+        }
+    }
     let credentials = passwords::credentials(writer, site, &wanted).await?;
     let mut applied = Applied::default();
-    let mut set = None;
+    let (mut set, mut saved) = (None, (None, None));
     if let Postgres::Managed(managed) = &wanted {
         let objects = build::objects(site, managed)?;
         let mut plan = Plan::default();
@@ -72,8 +90,10 @@ async fn attempt(ctx: &Context, writer: &Writer, site: &Site<'_>, mode: Mode) ->
         objects.plan(&mut plan);
         check::sound(&plan)?;
         set = Box::pin(set::apply(writer, &observed.live, objects, &mut applied)).await;
+        saved = Box::pin(save(ctx, writer, site, managed)).await?;
     }
-    let state = database::ensure(ctx, site, &observed, &credentials).await;
+    let backed_up = matches!(&wanted, Postgres::Managed(managed) if managed.backup.is_some());
+    let state = database::ensure(ctx, site, &observed, &credentials, backed_up).await;
     if let Some(set) = &set {
         set::roll(writer, &observed.live, set, &Alone, &mut applied).await;
     }
@@ -87,8 +107,41 @@ async fn attempt(ctx: &Context, writer: &Writer, site: &Site<'_>, mode: Mode) ->
         Postgres::Managed(_) => (site.host(object::POSTGRES), build::PORT),
         Postgres::External(external) => (external.host.clone(), external.port),
     };
-    let caveat = matches!(mode, Mode::Managed).then(|| "one instance without automatic failover".to_owned());
-    Ok(IDENTITY.report(site, Findings { mode, host, port, state, applied, published, caveat }))
+    let caveat = match mode {
+        Mode::Managed if backed_up => Some("one instance without automatic failover"),
+        Mode::Managed => Some(
+            "one instance without automatic failover, and no backups: spec.postgres.managed.backup is not set",
+        ),
+        Mode::External => None,
+    };
+    let caveat = caveat.map(str::to_owned);
+    let report = IDENTITY.report(site, Findings { mode, host, port, state, applied, published, caveat });
+    let (told, refusal) = saved;
+    Ok(report.backed_up(told, refusal).warned(refused))
+}
+
+/// The report while nothing may start.
+fn held_back(site: &Site<'_>, observed: &Observed, state: State, note: Option<Note>) -> Report {
+    let applied = Applied { notes: note.into_iter().collect(), ..Applied::default() };
+    let (host, published) = (site.host(object::POSTGRES), Ok(observed.conn.is_some()));
+    let mode = Mode::Managed;
+    IDENTITY.report(site, Findings { mode, host, port: build::PORT, state, applied, published, caveat: None })
+}
+
+/// Sees to the backups. Returns what there is to say about them, and what the API server refused.
+async fn save(
+    ctx: &Context,
+    writer: &Writer,
+    site: &Site<'_>,
+    managed: &Managed,
+) -> Result<(Option<Told>, Option<String>), Error> {
+    let live = saves::observe(ctx, site, object::POSTGRES).await?;
+    let objects = |wanted| {
+        saves::objects(site, wanted, backup::task(site, managed, wanted, &ctx.addresses.image))
+            .map(|objects| (wanted, objects))
+    };
+    let wanted = managed.backup.as_ref().map(objects).transpose()?;
+    Box::pin(saves::settle(writer, &live, wanted, object::POSTGRES)).await
 }
 
 /// Writes where everybody finds Postgres, and where each service finds its own database.
@@ -129,5 +182,5 @@ pub async fn remove_data(ctx: &Context, writer: &Writer, infra: &SomaInfra) -> R
     let users = SERVICES.iter().map(|service| service.secret_name());
     let secrets: Vec<_> =
         users.chain([object::POSTGRES_CONN, object::POSTGRES_SECRET].map(str::to_owned)).collect();
-    set::remove_data(ctx, writer, infra, object::POSTGRES, &secrets).await
+    retire::remove_data(ctx, writer, infra, object::POSTGRES, &secrets).await
 }

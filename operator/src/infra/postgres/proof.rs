@@ -1,5 +1,7 @@
 //! Databases and roles on a real Postgres that asks for passwords.
 
+mod backup;
+
 use std::collections::BTreeMap;
 
 use soma_testenv::Postgres;
@@ -16,8 +18,7 @@ pub async fn server() -> Postgres {
     server.psql("CREATE ROLE postgres SUPERUSER LOGIN PASSWORD 'super'").await.unwrap();
     let file = server.psql("SHOW hba_file").await.unwrap();
     let rules = "host all soma 127.0.0.1/32 trust\n\
-                 host all all 127.0.0.1/32 scram-sha-256\n\
-                 host replication all 127.0.0.1/32 scram-sha-256\n";
+                 host all all 127.0.0.1/32 scram-sha-256\n";
     std::fs::write(file.trim(), rules).unwrap();
     server.psql("SELECT pg_reload_conf()").await.unwrap();
     server
@@ -49,7 +50,7 @@ async fn run(connection: &mut PgConnection, sql: &str) -> sqlx::Result<()> {
 
 /// Gives every service its role and database.
 pub async fn provisioned(server: &Postgres, passwords: &Passwords) {
-    let version = provision(&address(server), passwords).await.unwrap();
+    let version = provision(&address(server), passwords, false).await.unwrap();
     assert!(version.starts_with(char::is_numeric), "{version}");
 }
 

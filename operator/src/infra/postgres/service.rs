@@ -58,6 +58,8 @@ pub struct Seen {
     pub version: String,
     pub roles: BTreeMap<String, Role>,
     pub databases: BTreeMap<String, Database>,
+    /// It lets base backups in, from wherever pods are.
+    pub admits_backups: bool,
 }
 
 /// One change. Each can be repeated.
@@ -71,12 +73,17 @@ pub enum Step {
     Close(&'static str),
     /// Schema `public`, then the database itself: its owner says that all before it is done.
     HandOver(Service),
+    /// Lets base backups in.
+    AdmitBackups,
 }
 
 /// What differs from what the services need, in the order in which it is put right. `passwords` are by database.
-pub fn steps(seen: &Seen, passwords: &BTreeMap<&'static str, String>) -> Vec<Step> {
+pub fn steps(seen: &Seen, passwords: &BTreeMap<&'static str, String>, backed_up: bool) -> Vec<Step> {
     let open = |name: &str| seen.databases.get(name).is_some_and(|database| database.open);
     let mut steps: Vec<_> = COMMON.into_iter().filter(|name| open(name)).map(Step::Close).collect();
+    if backed_up && !seen.admits_backups {
+        steps.push(Step::AdmitBackups);
+    }
     for service in SERVICES {
         let name = service.database;
         let knows = |role: &Role| {
@@ -122,16 +129,18 @@ mod tests {
             version: "15".into(),
             roles: SERVICES.iter().map(|s| (s.database.to_owned(), role(s))).collect(),
             databases: own.chain(COMMON.map(|name| owner(name, "postgres"))).collect(),
+            admits_backups: false,
         }
     }
 
     #[test]
     fn each_difference_has_its_step_and_none_has_none() {
-        assert_eq!(steps(&settled(), &passwords()), []);
+        assert_eq!(steps(&settled(), &passwords(), false), []);
+        assert_eq!(steps(&settled(), &passwords(), true), [Step::AdmitBackups]);
         let change = |change: &dyn Fn(&mut Seen)| {
             let mut seen = settled();
             change(&mut seen);
-            steps(&seen, &passwords())
+            steps(&seen, &passwords(), false)
         };
         let agent = SERVICES[1];
         let role = |seen: &mut Seen| seen.roles.get_mut(agent.database).cloned().unwrap();
@@ -167,7 +176,7 @@ mod tests {
 
     #[test]
     fn an_empty_server_gets_a_role_before_its_database() {
-        let all = steps(&Seen::default(), &passwords());
+        let all = steps(&Seen::default(), &passwords(), false);
         assert_eq!(all.len(), 4 * SERVICES.len());
         assert_eq!(all[..2], [Step::CreateRole(MEMORY), Step::CreateDatabase(MEMORY)]);
     }

@@ -8,6 +8,7 @@ use soma_settings::SslMode;
 
 use super::service::{SERVICES, Service};
 use crate::infra::Site;
+use crate::infra::backup::{self, Backup};
 use crate::infra::blocked::Blocked;
 use crate::infra::secret::{self, Reader};
 use crate::infra::set::{self, Defaults, Live, Member};
@@ -34,7 +35,7 @@ pub struct Observed {
 /// Postgres, in one of its modes.
 #[derive(Clone, Debug)]
 pub enum Postgres {
-    Managed(Managed),
+    Managed(Box<Managed>),
     External(External),
 }
 
@@ -46,6 +47,7 @@ pub struct Managed {
     pub kept: Option<Passwords>,
     /// The passwords as the services have them; what somebody wrote there counts.
     pub given: BTreeMap<&'static str, String>,
+    pub backup: Option<Backup>,
 }
 
 /// The passwords of a managed Postgres.
@@ -85,9 +87,8 @@ pub fn validate(site: &Site<'_>, observed: &Observed) -> Result<Postgres, Blocke
         (Some(external), _) => {
             read_external(site, &external.secret_ref.name, observed.external.as_ref()).map(Postgres::External)
         }
-        (None, managed) => {
-            read_managed(site, &managed.clone().unwrap_or_default(), observed).map(Postgres::Managed)
-        }
+        (None, managed) => read_managed(site, &managed.clone().unwrap_or_default(), observed)
+            .map(|managed| Postgres::Managed(Box::new(managed))),
     }
 }
 
@@ -110,6 +111,7 @@ fn read_managed(site: &Site<'_>, spec: &ManagedPostgres, observed: &Observed) ->
         member: Member::of(object::POSTGRES, &spec.member, &defaults)?,
         kept,
         given: given(site, observed)?,
+        backup: backup::validate(site, object::POSTGRES, spec.backup.as_ref())?,
     })
 }
 

@@ -18,7 +18,8 @@ use soma_crds::{Mode, SomaInfra};
 use self::client::{Client, ClientError};
 use self::validate::{Connection, Observed, Redis};
 use super::Site;
-use super::component::{Findings, Identity, Report, State};
+use super::component::{Findings, Identity, Report, State, publish};
+use super::retire;
 use super::set::{self, Applied};
 use crate::apply::Writer;
 use crate::context::Context;
@@ -30,9 +31,7 @@ const IDENTITY: Identity = Identity { name: object::REDIS, title: "Redis", unrea
 /// Nothing when Redis is not asked for.
 pub async fn drive(ctx: &Context, writer: &Writer, site: &Site<'_>) -> Option<Report> {
     let external = site.infra.spec.redis.as_ref().is_some_and(|redis| redis.external.is_some());
-    let mode = if external { Mode::External } else { Mode::Managed };
-    let attempt = Box::pin(attempt(ctx, writer, site, mode)).await;
-    attempt.unwrap_or_else(|error| Some(IDENTITY.failed(site, mode, &error)))
+    IDENTITY.attempt(site, external, |mode| attempt(ctx, writer, site, mode)).await
 }
 
 async fn attempt(
@@ -49,7 +48,7 @@ async fn attempt(
     let mut applied = Applied::default();
     let (connection, state) = match wanted {
         Redis::Disabled => {
-            set::retire(ctx, writer, site, object::REDIS, &observed.live, observed.conn.as_ref()).await?;
+            retire::retire(ctx, writer, site, object::REDIS, &observed.live, observed.conn.as_ref()).await?;
             return Ok(None);
         }
         Redis::External(connection) => {
@@ -65,11 +64,8 @@ async fn attempt(
             (build::connection(site, &users), state)
         }
     };
-    let published = if state.is_ready() {
-        writer.apply(&build::connection_secret(site, &connection)?).await.map(|_| true)
-    } else {
-        Ok(observed.conn.is_some())
-    };
+    let secret = build::connection_secret(site, &connection)?;
+    let published = publish(writer, &state, observed.conn.as_ref(), &secret).await;
     let Connection { host, port, .. } = connection;
     let findings = Findings { mode, host, port, state, applied, published, caveat: None };
     Ok(Some(IDENTITY.report(site, findings).looked_at_again()))
@@ -98,5 +94,5 @@ async fn probe(redis: &Connection) -> Result<String, ClientError> {
 
 /// Deletes the volumes and the passwords.
 pub async fn remove_data(ctx: &Context, writer: &Writer, infra: &SomaInfra) -> Result<(), Error> {
-    set::remove_data(ctx, writer, infra, object::REDIS, &[object::REDIS_CONN, object::REDIS_USERS]).await
+    retire::remove_data(ctx, writer, infra, object::REDIS, &[object::REDIS_CONN, object::REDIS_USERS]).await
 }

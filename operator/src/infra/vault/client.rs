@@ -11,6 +11,10 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time an initialisation may take: giving up on it would lose its answer for good.
 const INITIALISE: Duration = Duration::from_mins(5);
 
+/// Longest time a snapshot may take, with everything that follows from it; as a Job may.
+const LONGEST: Duration = Duration::from_hours(12);
+const SNAPSHOT: &str = "sys/storage/raft/snapshot";
+
 /// One member, or the Service in front of them.
 pub struct Client<'a> {
     pub http: &'a reqwest::Client,
@@ -137,6 +141,11 @@ impl Client<'_> {
         self.send(Method::POST, path, Some(token), Some(body), what).await.map(|_| ())
     }
 
+    /// The stream of a snapshot, however long it takes.
+    pub async fn snapshot(&self, token: &str) -> Result<reqwest::Response, VaultError> {
+        self.send(Method::GET, SNAPSHOT, Some(token), None, "give a snapshot").await
+    }
+
     async fn call<T: for<'de> Deserialize<'de>>(
         &self,
         method: Method,
@@ -157,7 +166,11 @@ impl Client<'_> {
         body: Option<Value>,
         what: &'static str,
     ) -> Result<reqwest::Response, VaultError> {
-        let timeout = if path == "sys/init" { INITIALISE } else { TIMEOUT };
+        let timeout = match path {
+            "sys/init" => INITIALISE,
+            SNAPSHOT => LONGEST,
+            _ => TIMEOUT,
+        };
         let mut request = self.http.request(method, format!("{}/v1/{path}", self.url)).timeout(timeout);
         if let Some(token) = token {
             request = request.header("X-Vault-Token", token);

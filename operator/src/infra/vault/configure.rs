@@ -10,7 +10,7 @@ use super::client::{Client, VaultError};
 use crate::context::Context;
 
 /// Audience of the tokens Vault accepts.
-const AUDIENCE: &str = "vault";
+pub const AUDIENCE: &str = "vault";
 /// Role and policy of the operator.
 const ROLE: &str = "soma-operator";
 /// What the operator may do once the root token is gone: keep the roles and policies of services and tenants.
@@ -20,6 +20,13 @@ path "auth/kubernetes/role/soma-*" { capabilities = ["create", "read", "update",
 path "secret/metadata/soma/*"     { capabilities = ["read", "list", "delete"] }
 path "sys/storage/raft/*"         { capabilities = ["read"] }
 path "sys/step-down"              { capabilities = ["update", "sudo"] }
+"#;
+
+/// Account, role and policy of the Jobs that take snapshots.
+pub const BACKUP_ROLE: &str = "soma-backup";
+/// What they may do, and nothing else.
+pub const BACKUP_POLICY: &str = r#"
+path "sys/storage/raft/snapshot" { capabilities = ["read"] }
 "#;
 
 /// Why Vault is not configured.
@@ -78,6 +85,31 @@ async fn prepare(vault: &Client<'_>, root: &str, identity: &Identity) -> Result<
         "token_ttl": "10m",
     });
     vault.write(root, &format!("auth/kubernetes/role/{ROLE}"), role, "write the operator's role").await
+}
+
+/// Lets a service account take snapshots.
+pub async fn admit_backup(
+    ctx: &Context,
+    vault: &Client<'_>,
+    namespace: &str,
+    account: &str,
+) -> Result<(), Failure> {
+    let token = login(ctx, vault, &identity(ctx).await?).await?;
+    let policy = json!({"policy": BACKUP_POLICY});
+    vault
+        .write(&token, &format!("sys/policies/acl/{BACKUP_ROLE}"), policy, "write the backups' policy")
+        .await?;
+    let role = json!({
+        "bound_service_account_names": [account],
+        "bound_service_account_namespaces": [namespace],
+        "audience": AUDIENCE,
+        "token_policies": [BACKUP_ROLE],
+        "token_no_default_policy": true,
+        "token_ttl": "1h",
+    });
+    Ok(vault
+        .write(&token, &format!("auth/kubernetes/role/{BACKUP_ROLE}"), role, "write the backups' role")
+        .await?)
 }
 
 /// Asks the leader to become a standby.

@@ -1,10 +1,12 @@
 //! Vault: members the operator runs, initialises once and unseals, or one that runs elsewhere.
 
+mod backup;
 mod build;
 mod client;
 mod configure;
 mod form;
 mod keys;
+pub mod snapshot;
 mod validate;
 
 use futures::future::join_all;
@@ -20,7 +22,8 @@ use self::form::{Member, Step};
 use self::keys::Keys;
 use self::validate::{Address, Managed, Observed, PORT, Vault};
 use super::Site;
-use super::component::{Findings, Identity, Report, State};
+use super::component::{Findings, Identity, Report, State, publish};
+use super::retire;
 use super::roll::{Roll, Verdict};
 use super::set::{self, Applied, Live};
 use crate::apply::Writer;
@@ -37,9 +40,7 @@ const MAX_STEPS: usize = 8;
 /// Nothing when Vault is not asked for.
 pub async fn drive(ctx: &Context, writer: &Writer, site: &Site<'_>) -> Option<Report> {
     let external = site.infra.spec.vault.as_ref().is_some_and(|vault| vault.external.is_some());
-    let mode = if external { Mode::External } else { Mode::Managed };
-    let attempt = Box::pin(attempt(ctx, writer, site, mode)).await;
-    attempt.unwrap_or_else(|error| Some(IDENTITY.failed(site, mode, &error)))
+    IDENTITY.attempt(site, external, |mode| attempt(ctx, writer, site, mode)).await
 }
 
 async fn attempt(
@@ -54,28 +55,31 @@ async fn attempt(
         Err(blocked) => return Ok(Some(IDENTITY.blocked(site, mode, observed.conn.is_some(), &blocked))),
     };
     let mut applied = Applied::default();
+    let mut saved = (None, None);
     let (address, state) = match &wanted {
         Vault::Disabled => {
-            set::retire(ctx, writer, site, object::VAULT, &observed.live, observed.conn.as_ref()).await?;
+            retire::retire(ctx, writer, site, object::VAULT, &observed.live, observed.conn.as_ref()).await?;
             release(ctx, writer, site.infra).await?;
             return Ok(None);
         }
         Vault::External(address) => (address.clone(), probe(ctx, address).await),
         Vault::Managed(managed) => {
             let address = Address { scheme: "http".into(), host: site.host(object::VAULT), port: PORT };
-            (address, Box::pin(run(ctx, writer, site, managed, &observed, &mut applied)).await?)
+            let state = Box::pin(run(ctx, writer, site, managed, &observed, &mut applied)).await?;
+            let open = member(ctx, &observed.live, 0).filter(|_| state.is_ready());
+            saved = Box::pin(backup::save(ctx, writer, site, managed, open.as_ref())).await?;
+            (address, state)
         }
     };
-    let published = if state.is_ready() {
-        let mode = if mode == Mode::External { "external" } else { "managed" };
-        writer.apply(&build::connection_secret(site, &address, mode)?).await.map(|_| true)
-    } else {
-        Ok(observed.conn.is_some())
-    };
+    let word = if mode == Mode::External { "external" } else { "managed" };
+    let secret = build::connection_secret(site, &address, word)?;
+    let published = publish(writer, &state, observed.conn.as_ref(), &secret).await;
     let caveat = matches!(&wanted, Vault::Managed(m) if m.unseal == Unseal::KubernetesSecret)
         .then(|| format!("whoever reads Secret {} can open it", object::VAULT_UNSEAL));
     let Address { host, port, .. } = address;
-    Ok(Some(IDENTITY.report(site, Findings { mode, host, port, state, applied, published, caveat })))
+    let report = IDENTITY.report(site, Findings { mode, host, port, state, applied, published, caveat });
+    let (told, refusal) = saved;
+    Ok(Some(report.backed_up(told, refusal)))
 }
 
 /// Reads everything Vault needs. A failed read fails the attempt: it never counts as a change.
@@ -329,7 +333,7 @@ pub async fn release(ctx: &Context, writer: &Writer, infra: &SomaInfra) -> Resul
 
 /// Deletes the volumes and the keys.
 pub async fn remove_data(ctx: &Context, writer: &Writer, infra: &SomaInfra) -> Result<(), Error> {
-    set::remove_data(ctx, writer, infra, object::VAULT, &[object::VAULT_CONN, object::VAULT_UNSEAL]).await
+    retire::remove_data(ctx, writer, infra, object::VAULT, &[object::VAULT_CONN, object::VAULT_UNSEAL]).await
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use soma_crds::{ManagedVault, Profile, Unseal};
 
 use super::keys::Keys;
 use crate::infra::Site;
+use crate::infra::backup::{self, Backup};
 use crate::infra::blocked::Blocked;
 use crate::infra::secret::Reader;
 use crate::infra::set::{Defaults, Live, Member};
@@ -40,6 +41,7 @@ pub struct Managed {
     pub replicas: u16,
     pub member: Member,
     pub unseal: Unseal,
+    pub backup: Option<Backup>,
 }
 
 /// Where a Vault answers.
@@ -78,6 +80,7 @@ fn read_managed(site: &Site<'_>, spec: &ManagedVault, live: &Live) -> Result<Man
         replicas: live.members(spec.replicas.unwrap_or(replicas)),
         member: Member::of(object::VAULT, &spec.member, &defaults)?,
         unseal: spec.unseal,
+        backup: backup::validate(site, object::VAULT, spec.backup.as_ref())?,
     })
 }
 

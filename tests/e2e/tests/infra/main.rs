@@ -3,6 +3,7 @@
 
 mod etcd;
 mod kafka;
+mod opa;
 mod redis;
 mod strangers;
 mod vault;
@@ -25,6 +26,7 @@ async fn every_component_lives_and_keeps_what_was_acknowledged() -> Result<()> {
             images::kafka(&cache)?,
             images::etcd(&cache)?,
             images::redis(&cache)?,
+            images::opa(&cache)?,
         ])
     };
     let node = Arc::new(tokio::task::spawn_blocking(start).await??);
@@ -36,6 +38,7 @@ async fn every_component_lives_and_keeps_what_was_acknowledged() -> Result<()> {
     lives.spawn(etcd::life(Arc::clone(&node)));
     lives.spawn(redis::life(Arc::clone(&node)));
     lives.spawn(strangers::life(Arc::clone(&node)));
+    lives.spawn(opa::life(Arc::clone(&node)));
     lives.spawn(kafka::life(Arc::clone(&node)));
     while let Some(ended) = lives.join_next().await {
         ended??;

@@ -90,6 +90,13 @@ impl TestCluster {
 
 impl Drop for TestCluster {
     fn drop(&mut self) {
+        // What ended on the nodes, before the folders are gone.
+        for node in fs::read_dir(self.place.cluster()).into_iter().flatten().flatten() {
+            let log = fs::read_to_string(node.path().join("log/node.log")).unwrap_or_default();
+            if !log.is_empty() {
+                eprintln!("{}:\n{log}", node.file_name().display());
+            }
+        }
         drop(self.remover.stdin.take());
         match self.remover.wait() {
             Ok(status) if status.success() => {}

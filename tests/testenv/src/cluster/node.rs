@@ -15,9 +15,14 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
-    sys::{prctl, signal::Signal, wait},
+    sys::{
+        prctl,
+        signal::{Signal, kill},
+        wait,
+    },
     unistd::{Pid, setsid},
 };
 
@@ -152,17 +157,30 @@ pub fn init(dir: &Path, node: u8) -> Result<(), NodeError> {
     let spec = load(dir)?;
     mount_all(&spec, node)?;
     let programs = of_node(&spec, node);
-    let mut running = Vec::with_capacity(programs.len());
-    for program in &programs {
-        running.push((start_program(program)?, program));
-    }
+    let mut running: Vec<(Option<Pid>, &Program)> = programs.iter().map(|program| (None, program)).collect();
     loop {
-        // As process 1 it also inherits, and must reap, every orphan of the node.
-        let status = wait::wait().map_err(system("wait for the node's programs"))?;
-        let Some(entry) = running.iter_mut().find(|(pid, _)| Some(*pid) == status.pid()) else { continue };
-        eprintln!("{} ended ({status:?}); starting it again", entry.1.name);
-        thread::sleep(RESTART_AFTER);
-        entry.0 = start_program(entry.1)?;
+        for (pid, program) in running.iter_mut().filter(|(pid, _)| pid.is_none()) {
+            // With the init everything on the node would go: a program that cannot be started now is tried again.
+            match start_program(program) {
+                Ok(started) => *pid = Some(started),
+                Err(error) => eprintln!("{} does not start: {error:?}", program.name),
+            }
+        }
+        if running.iter().any(|(pid, _)| pid.is_none()) {
+            thread::sleep(RESTART_AFTER);
+            continue;
+        }
+        // As process 1 it also inherits, and must reap, every orphan of the node. One that a real-time signal ended has a
+        // status without a name.
+        let ended =
+            wait::wait().inspect_err(|error| eprintln!("waiting: {error}")).ok().and_then(|s| s.pid());
+        for (pid, program) in &mut running {
+            if pid.is_some_and(|one| Some(one) == ended || kill(one, None) == Err(Errno::ESRCH)) {
+                eprintln!("{} ended; starting it again", program.name);
+                *pid = None;
+                thread::sleep(RESTART_AFTER);
+            }
+        }
     }
 }
 

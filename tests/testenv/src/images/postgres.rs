@@ -49,7 +49,7 @@ fn system_layer() -> Result<Layer, ImageError> {
     };
     let layer = Layer::default()
         .accounts(&[ACCOUNT])
-        .shell(&["date", "sed", "test", "touch"])
+        .shell(&["date", "sed", "sync", "tar", "test", "touch"])
         .text("/usr/local/bin/docker-entrypoint.sh", ENTRYPOINT, 0o755)
         .link(&format!("{PROGRAMS}/postmaster"), "postgres")
         .folder("/docker-entrypoint-initdb.d", 0o755, 0)

@@ -1,10 +1,12 @@
 //! `examples/infra-ha.yaml` on three real nodes, under a writer for every component, through what happens to machines, to
 //! the API server and to the operator.
 
+mod backup;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::{Deserializer, Value, json};
 use soma_e2e_tests::checkers::kafka::Producer;
 use soma_e2e_tests::checkers::redis::service;
 use soma_e2e_tests::checkers::{etcd, postgres, redis, vault};
@@ -13,7 +15,8 @@ use soma_testenv::cache::Cache;
 use soma_testenv::images;
 
 /// Every component, with the members it has in `ha`.
-const MEMBERS: [(&str, usize); 5] = [("postgres", 1), ("vault", 3), ("kafka", 3), ("etcd", 3), ("redis", 6)];
+const MEMBERS: [(&str, usize); 7] =
+    [("postgres", 1), ("vault", 3), ("kafka", 3), ("etcd", 3), ("redis", 6), ("opa", 2), ("openfga", 2)];
 /// How long nobody can reach the API server.
 const SILENCE: Duration = Duration::from_mins(1);
 
@@ -76,7 +79,7 @@ async fn settled(node: &Node) -> Result<()> {
 /// Name, uid and restarts of every pod of the components.
 fn pods(node: &Node) -> Result<Vec<String>> {
     let each = r#"jsonpath={range .items[*]}{.metadata.name} {.metadata.uid} {.status.containerStatuses[*].restartCount}{"\n"}{end}"#;
-    let ours = "app.kubernetes.io/managed-by=soma-operator";
+    let ours = "app.kubernetes.io/managed-by=soma-operator,!batch.kubernetes.io/job-name";
     let list = node.kubectl(&["-n", "soma-infra", "get", "pods", "-l", ours, "-o", each])?;
     Ok(list.lines().map(str::to_owned).collect())
 }
@@ -99,27 +102,42 @@ async fn operator_acts(node: &Node, friend: &str) -> Result<()> {
 async fn what_happens_to_machines_and_to_the_operator_loses_nothing() -> Result<()> {
     let start = || {
         let cache = Cache::open()?;
-        let images = [images::vault, images::kafka, images::etcd, images::redis, images::openfga];
+        let images =
+            [images::vault, images::kafka, images::etcd, images::redis, images::opa, images::openfga];
         let images = images.iter().map(|image| image(&cache)).collect::<Result<_, _>>()?;
         Node::start_many(3, images)
     };
     let node = tokio::task::spawn_blocking(start).await??;
-    let example = soma_testenv::checkout().join("examples/infra-ha.yaml");
-    node.kubectl(&["apply", "-f", &example.display().to_string()])?;
-    node.patch_infra(&json!({"allowFrom": clients()}))?;
+    node.apply(&example(&node)?)?;
     settled(&node).await?;
     let mut writers = Writers::start(&node).await?;
     upgrade(&node, &mut writers).await?;
+    backup::all(&node, &mut writers).await?;
     silence(&node, &mut writers).await?;
     every_redis(&node, &mut writers).await?;
     drain(&node, &mut writers).await?;
     lose_machine(&node, &mut writers).await?;
+    backup::restore(&node, &mut writers).await?;
     writers.verify().await?;
     node.faults.survived(
         "19, 21, 22, 23: a writer for each of Kafka, Redis, etcd, Vault and Postgres through all of this",
         "everything that was acknowledged is there, no message to Kafka failed after retries",
     );
     node.faults.check("ha")
+}
+
+/// The example, with clients that are let in and so little CPU that two machines of two cores carry what three did.
+fn example(node: &Node) -> Result<Value> {
+    let file = soma_testenv::checkout().join("examples/infra-ha.yaml").display().to_string();
+    let printed = node.kubectl(&["create", "--dry-run=client", "-o", "json", "-f", &file])?;
+    let mut items = Deserializer::from_str(&printed).into_iter().collect::<Result<Vec<Value>, _>>()?;
+    let infra = items.iter_mut().find(|item| item["kind"] == "SomaInfra");
+    let spec = &mut infra.context("the example has no SomaInfra")?["spec"];
+    spec["allowFrom"] = json!(clients());
+    for (component, _) in MEMBERS {
+        spec[component]["managed"]["resources"] = json!({"requests": {"cpu": "20m"}});
+    }
+    Ok(json!({"apiVersion": "v1", "kind": "List", "items": items}))
 }
 
 /// Another operator restarts nobody.
