@@ -227,7 +227,9 @@ async fn lose_machine(node: &Node, writers: &mut Writers<'_>) -> Result<()> {
     writers.write().await?;
     settled(node).await?;
     writers.write().await?;
-    node.faults
-        .survived("19: a machine is lost with everything on it", "its members came back on the others");
+    node.faults.survived(
+        "19: a machine is lost for good; its volumes can be attached elsewhere",
+        "its members came back on the others",
+    );
     Ok(())
 }
