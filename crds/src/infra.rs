@@ -11,6 +11,7 @@ use crate::backup::{Backup, BackupStatus};
 use crate::etcd::Etcd;
 use crate::kafka::Kafka;
 use crate::opa::Opa;
+use crate::openfga::OpenFga;
 use crate::redis::Redis;
 use crate::shared::{self, DeletionPolicy, LocalRef, Quantity};
 use crate::vault::Vault;
@@ -39,12 +40,13 @@ use crate::vault::Vault;
     validation = Rule::new("has(self.spec.etcd) == has(oldSelf.spec.etcd) || !has((has(self.spec.etcd) ? self : oldSelf).spec.etcd.external)").message("the mode of a live etcd cannot change, and an absent `etcd` is managed; create another SomaInfra"),
     validation = Rule::new("has(self.spec.redis) == has(oldSelf.spec.redis) || !has((has(self.spec.redis) ? self : oldSelf).spec.redis.external)").message("the mode of a live Redis cannot change, and an absent `redis` is managed; create another SomaInfra"),
     validation = Rule::new("has(self.spec.opa) == has(oldSelf.spec.opa) || !has((has(self.spec.opa) ? self : oldSelf).spec.opa.external)").message("the mode of a live OPA cannot change, and an absent `opa` is managed; set disabled first"),
+    validation = Rule::new("has(self.spec.openfga) == has(oldSelf.spec.openfga) || (has(self.spec.openfga) ? oldSelf : self).spec.profile != 'ha' || !has((has(self.spec.openfga) ? self : oldSelf).spec.openfga.external)").message("the mode of a live OpenFGA cannot change, and in `profile: ha` an absent `openfga` is managed; create another SomaInfra"),
     validation = Rule::new("self.metadata.name.size() <= 52").message("metadata.name must have at most 52 characters: names of its objects are made from it")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct SomaInfraSpec {
     /// Sizes and counts a component gets when it does not say otherwise: `dev` is small, `ha` is for production. Either runs
-    /// every component that is not `disabled` or `external`.
+    /// every component that is not `disabled` or `external`, except that `dev` runs no OpenFGA unless it is asked for.
     #[serde(default)]
     pub profile: Profile,
     /// The relational database. Exactly one of `managed` and `external`; managed when absent.
@@ -65,6 +67,10 @@ pub struct SomaInfraSpec {
     /// What decides who may do what. Exactly one of `managed`, `external` and `disabled`; managed when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opa: Option<Opa>,
+    /// What knows who is related to what. Exactly one of `managed`, `external` and `disabled`; when absent it is managed in
+    /// `ha` and does not run in `dev`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub openfga: Option<OpenFga>,
     /// Namespaces in which the components' short names resolve, such as `postgres.soma.svc.cluster.local` for `soma`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(

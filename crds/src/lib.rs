@@ -14,6 +14,7 @@ mod infra;
 mod kafka;
 mod namespace;
 mod opa;
+mod openfga;
 mod redis;
 mod reference;
 mod shared;
@@ -31,6 +32,7 @@ pub use namespace::{
     Embedding, MemoryNamespace, MemoryNamespaceSpec, MemoryNamespaceStatus, Model, Provider, Quota, Usage,
 };
 pub use opa::{ExternalOpa, ManagedOpa, Opa};
+pub use openfga::{ExternalOpenFga, ManagedOpenFga, OpenFga};
 pub use redis::{ExternalRedis, ManagedRedis, MaxmemoryPolicy, Redis, RedisMode};
 pub use shared::{DeletionPolicy, LocalRef, NamespacedRef, Quantity, condition};
 pub use stack::{

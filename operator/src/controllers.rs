@@ -123,6 +123,10 @@ fn infra(ctx: &Context) -> Controller<Watched<SomaInfra>> {
                     spec.etcd.as_ref().and_then(|etcd| etcd.external.as_ref()).map(|e| &e.secret_ref),
                     spec.redis.as_ref().and_then(|redis| redis.external.as_ref()).map(|e| &e.secret_ref),
                     spec.opa.as_ref().and_then(|opa| opa.external.as_ref()).map(|e| &e.secret_ref),
+                    spec.openfga
+                        .as_ref()
+                        .and_then(|openfga| openfga.external.as_ref())
+                        .map(|e| &e.secret_ref),
                 ];
                 let refers = external.into_iter().flatten().any(|secret| secret.name == name)
                     || object::KEPT.contains(&name.as_str());

@@ -55,6 +55,8 @@ pub mod object {
     pub const POSTGRES: &str = "postgres";
     pub const POSTGRES_SECRET: &str = "postgres-superuser";
     pub const POSTGRES_CONN: &str = "postgres-conn";
+    /// Where OpenFGA finds its own database in a managed Postgres.
+    pub const POSTGRES_OPENFGA: &str = "postgres-user-openfga";
     pub const VAULT: &str = "vault";
     pub const VAULT_UNSEAL: &str = "vault-unseal";
     pub const VAULT_CONN: &str = "vault-conn";
@@ -71,9 +73,13 @@ pub mod object {
     pub const OPA_SIGNING: &str = "opa-signing";
     pub const OPA_BUNDLE: &str = "opa-bundle";
     pub const OPA_CONN: &str = "opa-conn";
+    pub const OPENFGA: &str = "openfga";
+    pub const OPENFGA_MIGRATE: &str = "openfga-migrate";
+    pub const OPENFGA_STORE: &str = "openfga-store";
+    pub const OPENFGA_CONN: &str = "openfga-conn";
     /// Secrets without which volumes cannot be used; people restore them from backups.
-    pub const KEPT: [&str; 6] =
-        [POSTGRES_SECRET, VAULT_UNSEAL, KAFKA_CLUSTER, ETCD_CLUSTER, REDIS_USERS, OPA_SIGNING];
+    pub const KEPT: [&str; 7] =
+        [POSTGRES_SECRET, VAULT_UNSEAL, KAFKA_CLUSTER, ETCD_CLUSTER, REDIS_USERS, OPA_SIGNING, OPENFGA_STORE];
     /// Name of the CronJob of a component's backups, and of the claim they are kept on.
     pub fn backup(component: &str) -> String {
         format!("{component}-backup")
@@ -101,6 +107,7 @@ pub mod reason {
     pub const MEMBER_CHANGED: &str = "MemberChanged";
     pub const POLICY_PUBLISHED: &str = "PolicyPublished";
     pub const POLICY_REFUSED: &str = "PolicyRefused";
+    pub const MODEL_ADDED: &str = "ModelAdded";
     pub const DRIFT_REPAIRED: &str = "DriftRepaired";
     pub const DATA_KEPT: &str = "DataKept";
     pub const DATA_DELETED: &str = "DataDeleted";

@@ -49,7 +49,7 @@ const CLUSTER: &[Rule] = &[
         resources: &["deployments", "statefulsets"],
         verbs: OWN,
         names: &[],
-        reason: "The memory service is a Deployment per revision, OPA one, Postgres a StatefulSet; delete collects old revisions and lets a volume grow.",
+        reason: "The memory service is a Deployment per revision, OPA and OpenFGA one each, Postgres a StatefulSet; delete collects old revisions and lets a volume grow.",
     },
     Rule {
         groups: &[""],
@@ -98,7 +98,7 @@ const CLUSTER: &[Rule] = &[
         resources: &["cronjobs", "jobs"],
         verbs: OWN,
         names: &[],
-        reason: "Backups are taken by CronJobs, and restored by a Job.",
+        reason: "Backups are taken by CronJobs and restored by a Job; another migrates the database of OpenFGA before its pods start.",
     },
     Rule {
         groups: &[""],

@@ -28,6 +28,14 @@ pub enum Blocked {
         "OPA trusts a key that Secret {namespace}/opa-signing held, and the Secret does not exist. Restore it from a backup, or, to let another key be made, delete the pods that trust the old one with `kubectl -n {namespace} delete deployment opa`"
     )]
     SigningKeyLost { namespace: String },
+    #[error(
+        "OpenFGA needs a database of its own in the Postgres that runs elsewhere, and Secret {namespace}/{name} names none. Make one whose owner is its user, and name it with `kubectl -n {namespace} patch secret {name} --type merge -p '{{\"stringData\":{{\"openfga-database\":\"openfga\",\"openfga-username\":\"USER\",\"openfga-password\":\"PASSWORD\"}}}}'`; or set spec.openfga to `disabled: {{}}`"
+    )]
+    DatabaseMissing { namespace: String, name: String },
+    #[error(
+        "the pods of OpenFGA and its clients know a token that Secret {namespace}/openfga-store held, and the Secret does not exist or lacks its key `token`. Restore it from a backup, or, to let another token be made, run `kubectl -n {namespace} delete deployment/openfga secret/openfga-store --ignore-not-found`"
+    )]
+    TokenLost { namespace: String },
     #[error("spec.{component}.managed.settings.{key} is set by the operator; remove it")]
     SettingOwned { component: &'static str, key: String },
     #[error(
@@ -57,6 +65,8 @@ impl Blocked {
             Self::SecretValueInvalid { .. } => "SecretValueInvalid",
             Self::PasswordLost { .. } => "PasswordLost",
             Self::SigningKeyLost { .. } => "SigningKeyLost",
+            Self::DatabaseMissing { .. } => "DatabaseMissing",
+            Self::TokenLost { .. } => "TokenLost",
             Self::SettingOwned { .. } => "SettingOwned",
             Self::ModeFixed { .. } => "ModeFixed",
             Self::ResourcesInvalid { .. } => "ResourcesInvalid",

@@ -11,6 +11,7 @@ mod grow;
 mod kafka;
 mod network;
 mod opa;
+mod openfga;
 mod postgres;
 mod redis;
 mod retire;
@@ -94,16 +95,17 @@ impl Kind for SomaInfra {
         site.tenants = tenants::observe(ctx, infra, &stacks).await?;
         let observed = alias::observe(ctx, infra).await?;
         // At a time: one that answers slowly holds back nobody.
-        let (postgres, vault, kafka, etcd, redis, opa) = futures::join!(
+        let (postgres, vault, kafka, etcd, redis, opa, openfga) = futures::join!(
             Box::pin(postgres::drive(ctx, &writer, &site)),
             Box::pin(vault::drive(ctx, &writer, &site)),
             Box::pin(kafka::drive(ctx, &writer, &site)),
             Box::pin(etcd::drive(ctx, &writer, &site)),
             Box::pin(redis::drive(ctx, &writer, &site)),
             Box::pin(opa::drive(ctx, &writer, &site)),
+            Box::pin(openfga::drive(ctx, &writer, &site)),
         );
         let reports: Vec<_> =
-            [Some(postgres), vault, kafka, etcd, redis, opa].into_iter().flatten().collect();
+            [Some(postgres), vault, kafka, etcd, redis, opa, openfga].into_iter().flatten().collect();
         let refused = tenants::settle(ctx, &writer, &site, &reports).await;
         let aliases = alias::build(&site, &status::aliases(&reports), &observed)?;
         let mut batch = Batch::default();
@@ -133,6 +135,7 @@ impl Kind for SomaInfra {
                 etcd::remove_data(ctx, &writer, infra).await?;
                 redis::remove_data(ctx, &writer, infra).await?;
                 Box::pin(opa::remove_data(ctx, &writer, infra)).await?;
+                Box::pin(openfga::remove_data(ctx, &writer, infra)).await?;
                 Note::normal(
                     reason::DATA_DELETED,
                     "volumes and Secrets are deleted, as deletionPolicy Delete says",

@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 use soma_crds::SomaStack;
 
 use super::Site;
-use super::tenants::HOLDERS;
 use crate::error::Error;
 use crate::names::{MANAGED_BY, label, object};
 use crate::reconcile::Kind;
@@ -15,6 +14,12 @@ use crate::workload::typed;
 
 /// Label the API server gives every namespace.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+
+/// Components that are clients of another: `(who is asked, whose pods ask)`.
+const RELATED: [(&str, &[&str]); 1] = [(object::POSTGRES, &[object::OPENFGA, object::OPENFGA_MIGRATE])];
+
+/// Components whose clients are tenants' own programs.
+const FOR_TENANTS: [&str; 2] = [object::KAFKA, object::VAULT];
 
 /// Whom the operator knows to need the components.
 #[derive(Clone, Debug, Default)]
@@ -26,9 +31,8 @@ pub struct Guests {
 }
 
 /// Lets in whom a component serves: its own members, the operator, which also speaks what members speak, and the Jobs that
-/// back it up, on every port; the pods of the stacks that use it, their tenants' own where it holds something for tenants, and whom the manifest names on
-/// `ports`. Everybody else is kept out, where the
-/// cluster's network enforces policies.
+/// back it up, on every port; the pods of the stacks that use it, their tenants' own, components that stand on it and whom the
+/// manifest names on `ports`. Everybody else is kept out, where the cluster's network enforces policies.
 pub fn policy(site: &Site<'_>, component: &str, ports: &[(&str, u16)]) -> Result<NetworkPolicy, Error> {
     let selector = json!({"matchLabels": site.owner.selector(component)});
     let named = |names: Vec<&String>| json!({"matchExpressions": [{"key": NAMESPACE_NAME, "operator": "In", "values": names}]});
@@ -41,12 +45,18 @@ pub fn policy(site: &Site<'_>, component: &str, ports: &[(&str, u16)]) -> Result
             "namespaceSelector": named(site.guests.stacks.iter().collect()),
             "podSelector": {"matchLabels": {label::MANAGED_BY: MANAGED_BY, label::OWNER_KIND: SomaStack::KIND}},
         }));
-        if HOLDERS.contains(&component) {
+        if FOR_TENANTS.contains(&component) {
             clients.push(json!({
                 "namespaceSelector": named(site.guests.stacks.iter().collect()),
                 "podSelector": {"matchExpressions": [{"key": label::MEMORY_NAMESPACE, "operator": "Exists"}]},
             }));
         }
+    }
+    for (_, asking) in RELATED.iter().filter(|(asked, _)| *asked == component) {
+        clients.push(json!({"podSelector": {
+            "matchLabels": {label::INSTANCE: site.owner.name},
+            "matchExpressions": [{"key": label::NAME, "operator": "In", "values": asking}],
+        }}));
     }
     for peer in &site.infra.spec.allow_from {
         let peer = serde_json::to_value(peer);
@@ -70,10 +80,10 @@ mod tests {
     use crate::infra::fixture;
 
     fn of(spec: Value, stacks: &[&str]) -> Value {
-        policy_of("redis", spec, stacks)
+        of_component("redis", spec, stacks)
     }
 
-    fn policy_of(component: &str, spec: Value, stacks: &[&str]) -> Value {
+    fn of_component(component: &str, spec: Value, stacks: &[&str]) -> Value {
         let infra = fixture::infra(spec);
         let stacks = stacks.iter().map(|name| (*name).to_owned()).collect();
         let guests = Guests { operator: "soma-system".into(), stacks };
@@ -106,7 +116,18 @@ mod tests {
         assert_eq!(stacks["namespaceSelector"]["matchExpressions"][0]["values"], json!(["a", "b"]));
         assert_eq!(stacks["podSelector"]["matchLabels"]["somastack.dev/owner-kind"], "SomaStack");
         assert_eq!(rule["from"][1], friend);
-        let tenants = &policy_of("kafka", json!({}), &["a"])["ingress"][1]["from"][1]["podSelector"];
+        let tenants = &of_component("kafka", json!({}), &["a"])["ingress"][1]["from"][1]["podSelector"];
         assert_eq!(tenants["matchExpressions"][0]["key"], "somastack.dev/memory-namespace");
+    }
+
+    #[test]
+    fn what_stands_on_postgres_comes_in_by_the_port_of_clients() {
+        let rule = &of_component("postgres", json!({}), &[])["ingress"][1];
+        assert_eq!(rule["ports"], json!([{"protocol": "TCP", "port": 6379}]));
+        let asking = &rule["from"][0];
+        assert!(asking["namespaceSelector"].is_null(), "only in the same namespace");
+        assert_eq!(asking["podSelector"]["matchLabels"], json!({"app.kubernetes.io/instance": "shared"}));
+        let names = &asking["podSelector"]["matchExpressions"][0]["values"];
+        assert_eq!(*names, json!(["openfga", "openfga-migrate"]));
     }
 }

@@ -6,7 +6,7 @@ use kube::Api;
 use serde_json::{Value, json};
 use soma_control_plane_tests::{Soma, text};
 use soma_crds::SomaInfra;
-use soma_testenv::{Etcd, Kafka, Opa, Postgres, Redis, Vault};
+use soma_testenv::{Etcd, Kafka, Opa, OpenFga, Postgres, Redis, Vault};
 
 /// The servers, and the Secrets that say where they are.
 struct Outside {
@@ -16,6 +16,7 @@ struct Outside {
     etcd: Etcd,
     redis: Redis,
     opa: Opa,
+    openfga: OpenFga,
 }
 
 impl Outside {
@@ -30,10 +31,11 @@ impl Outside {
         let opa = Opa::start_with(&json!({"status": {"prometheus": true}}), &[("soma.rego", &policies)])
             .await
             .unwrap();
-        Self { postgres, vault, kafka, etcd, redis, opa }
+        let openfga = OpenFga::start("geheim").await.unwrap();
+        Self { postgres, vault, kafka, etcd, redis, opa, openfga }
     }
 
-    fn secrets(&self) -> [Value; 6] {
+    fn secrets(&self) -> [Value; 7] {
         let secret = |name: &str, data: Value| {
             json!({
                 "apiVersion": "v1", "kind": "Secret",
@@ -63,7 +65,24 @@ impl Outside {
                 json!({"host": "127.0.0.1", "port": self.redis.port().to_string(), "password": self.redis.password()}),
             ),
             secret("opa", json!({"url": self.opa.url()})),
+            secret("openfga", json!({"url": self.openfga.url(), "token": self.openfga.token()})),
         ]
+    }
+
+    /// Makes Soma's store in OpenFGA, with its model; returns the ids of both.
+    async fn fill_openfga(&self) -> [String; 2] {
+        let http = reqwest::Client::new();
+        let post = async |path: String, body: &Value| -> Value {
+            let asked = http.post(format!("{}/stores{path}", self.openfga.url()));
+            let answer = asked.bearer_auth(self.openfga.token()).json(body).send().await.unwrap();
+            answer.error_for_status().unwrap().json().await.unwrap()
+        };
+        let model = soma_testenv::checkout().join("config/authorization/model.json");
+        let model: Value = serde_json::from_str(&std::fs::read_to_string(model).unwrap()).unwrap();
+        let store = post(String::new(), &json!({"name": "soma"})).await;
+        let store = store["id"].as_str().unwrap().to_owned();
+        let written = post(format!("/{store}/authorization-models"), &model).await;
+        [store, written["authorization_model_id"].as_str().unwrap().to_owned()]
     }
 
     /// Initialises Vault with one key and opens it.
@@ -99,7 +118,7 @@ async fn everything_may_run_elsewhere() {
     soma.kubectl(&["create", "namespace", "soma-infra"]).unwrap();
     let example = soma_testenv::checkout().join("examples/infra-external.yaml").display().to_string();
     soma.kubectl(&["apply", "-f", &example]).unwrap();
-    for component in ["postgres", "vault", "kafka", "etcd", "redis", "opa"] {
+    for component in ["postgres", "vault", "kafka", "etcd", "redis", "opa", "openfga"] {
         is(component, "SecretMissing").await;
     }
     for secret in outside.secrets() {
@@ -117,6 +136,10 @@ async fn everything_may_run_elsewhere() {
     };
     look_again("vault", "1");
     is("vault", "Ready").await;
+    is("openfga", "StoreMissing").await;
+    let [store, model] = outside.fill_openfga().await;
+    look_again("openfga", "1");
+    is("openfga", "Ready").await;
 
     // Whatever the mode, what a SomaStack reads is in one place.
     let secrets: Api<Secret> = Api::namespaced(soma.client(), "soma-infra");
@@ -127,13 +150,14 @@ async fn everything_may_run_elsewhere() {
     assert_eq!(conn("vault", "address").await, outside.vault.url());
     assert_eq!(conn("etcd", "endpoints").await, outside.etcd.url());
     assert_eq!(conn("postgres", "host").await, "127.0.0.1");
-    for component in ["postgres", "vault", "kafka", "etcd", "opa"] {
+    for component in ["postgres", "vault", "kafka", "etcd", "opa", "openfga"] {
         assert_eq!(conn(component, "mode").await, "external", "{component}");
     }
     assert_eq!(conn("redis", "port").await, outside.redis.port().to_string());
-
     assert_eq!(conn("opa", "url").await, outside.opa.url());
     assert_eq!(conn("opa", "decision").await, "/v1/data/soma/policy/allow");
+    assert_eq!(conn("openfga", "url").await, outside.openfga.url());
+    assert_eq!([conn("openfga", "store").await, conn("openfga", "model").await], [store, model]);
 
     // One that goes away is named, and the last address stays; so is its return.
     outside.kafka.kill().await.unwrap();

@@ -25,7 +25,7 @@ pub fn examine() -> Vec<Finding> {
         tool("cargo", "building everything", "https://rustup.rs"),
         tool(
             "go",
-            "building Kubernetes, etcd, CoreDNS, Vault and OPA (once)",
+            "building Kubernetes, etcd, CoreDNS, Vault, OPA and OpenFGA (once)",
             "Go 1.26 or newer from https://go.dev/dl/",
         ),
         Finding {

@@ -1,4 +1,4 @@
-//! Building the pinned Go programs under `kind/`: Kubernetes, etcd and its commands, CoreDNS, Vault and OPA.
+//! Building the pinned Go programs under `kind/`: Kubernetes, etcd and its commands, CoreDNS, Vault, OPA and OpenFGA.
 
 use std::{
     fs, io,
@@ -94,6 +94,14 @@ pub const VAULT: GoProgram =
 /// The Open Policy Agent, without WebAssembly and without bundles from image registries.
 pub const OPA: GoProgram =
     GoProgram { name: "opa", module: "github.com/open-policy-agent/opa", stamps: &[], tags: "opa_no_oci" };
+
+/// OpenFGA, server and migrations.
+pub const OPENFGA: GoProgram = GoProgram {
+    name: "openfga",
+    module: "github.com/openfga/openfga",
+    stamps: &["github.com/openfga/openfga/internal/build.Version=VERSION"],
+    tags: "",
+};
 
 impl GoProgram {
     /// The path of the built binary, building it first when it is not in the cache.

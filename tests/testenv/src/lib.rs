@@ -4,7 +4,8 @@
 //! * [`ControlPlane`]: etcd, kube-apiserver and kube-controller-manager, with an audit log to count writes.
 //! * [`Server`]: a server that can be stopped, killed and started again, of these kinds:
 //!   [`Postgres`]; [`Kafka`], broker and controller in one; [`Vault`], with raft storage, sealed; [`Etcd`], a cluster of
-//!   one; [`Redis`], by itself or in cluster mode; [`Opa`], with a configuration and policies.
+//!   one; [`Redis`], by itself or in cluster mode; [`Opa`], with a configuration and policies; [`OpenFga`], in memory or on
+//!   Postgres.
 //! * [`cluster`]: the native cluster behind `make up`: real nodes in namespaces of this machine.
 //! * [`images`]: container images made from this machine's files, without a container engine.
 
@@ -22,6 +23,7 @@ mod kafka;
 pub mod maven;
 pub mod model;
 mod opa;
+mod openfga;
 pub mod packages;
 pub mod pki;
 mod ports;
@@ -39,6 +41,7 @@ pub use control_plane::{ControlPlane, ControlPlaneError};
 pub use etcd::Etcd;
 pub use kafka::Kafka;
 pub use opa::Opa;
+pub use openfga::OpenFga;
 pub use ports::free_port;
 pub use postgres::Postgres;
 pub use redis::Redis;

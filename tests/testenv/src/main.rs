@@ -96,6 +96,8 @@ enum Component {
     Etcd,
     Redis,
     Opa,
+    #[value(name = "openfga")]
+    OpenFga,
 }
 
 impl Component {
@@ -112,6 +114,7 @@ impl Component {
             Self::Vault => images::vault(cache)?,
             Self::Etcd => images::etcd(cache)?,
             Self::Opa => images::opa(cache)?,
+            Self::OpenFga => images::openfga(cache)?,
         })
     }
 }
@@ -128,6 +131,8 @@ enum What {
     Coredns,
     Vault,
     Opa,
+    #[value(name = "openfga")]
+    OpenFga,
     /// Kafka's jars and its Java runtime.
     Kafka,
     /// Debian's server.
@@ -253,6 +258,7 @@ fn fetch(what: What) -> anyhow::Result<()> {
         (What::Coredns, gobuild::COREDNS),
         (What::Vault, gobuild::VAULT),
         (What::Opa, gobuild::OPA),
+        (What::OpenFga, gobuild::OPENFGA),
         (What::Kube, gobuild::KUBE),
     ];
     for (_, program) in programs.iter().filter(|(name, _)| what == *name || what == What::All) {

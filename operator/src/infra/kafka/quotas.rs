@@ -19,7 +19,7 @@ const ANY_NAME: i8 = 2;
 /// The limits of every user that has some of its own, by a broker's word.
 pub async fn describe(broker: &mut Connection) -> Result<BTreeMap<String, Limits>, KafkaError> {
     let users =
-        ComponentData::default().with_entity_type(text(USER)).with_match_type(ANY_NAME).with__match(None);
+        ComponentData::default().with_entity_type(text(USER)).with_match_type(ANY_NAME).with_match(None);
     let request = DescribeClientQuotasRequest::default().with_components(vec![users]).with_strict(true);
     let answer = broker.call(request).await?;
     accepted("name the limits of its users", answer.error_code, answer.error_message.as_ref())?;

@@ -5,7 +5,7 @@ mod build;
 mod database;
 mod passwords;
 #[cfg(test)]
-mod proof;
+pub mod proof;
 mod restore;
 mod scram;
 mod service;

@@ -48,7 +48,8 @@ async fn run(connection: &mut PgConnection, sql: &str) -> sqlx::Result<()> {
     sqlx::query(AssertSqlSafe(sql.to_owned())).execute(connection).await.map(|_| ())
 }
 
-async fn provisioned(server: &Postgres, passwords: &Passwords) {
+/// Gives every service its role and database.
+pub async fn provisioned(server: &Postgres, passwords: &Passwords) {
     let version = provision(&address(server), passwords, false).await.unwrap();
     assert!(version.starts_with(char::is_numeric), "{version}");
 }

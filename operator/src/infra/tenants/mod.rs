@@ -24,7 +24,7 @@ use crate::events::Note;
 use crate::names::object;
 
 /// Components that hold something for each tenant.
-pub const HOLDERS: [&str; 2] = [object::KAFKA, object::VAULT];
+pub const HOLDERS: [&str; 3] = [object::KAFKA, object::VAULT, object::OPENFGA];
 
 /// One MemoryNamespace.
 #[derive(Clone, Debug)]

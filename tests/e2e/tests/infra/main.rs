@@ -4,6 +4,7 @@
 mod etcd;
 mod kafka;
 mod opa;
+mod openfga;
 mod redis;
 mod strangers;
 mod tenants;
@@ -28,18 +29,20 @@ async fn every_component_lives_and_keeps_what_was_acknowledged() -> Result<()> {
             images::etcd(&cache)?,
             images::redis(&cache)?,
             images::opa(&cache)?,
+            images::openfga(&cache)?,
         ])
     };
     let node = Arc::new(tokio::task::spawn_blocking(start).await??);
     let example = soma_testenv::checkout().join("examples/infra-dev.yaml");
     node.kubectl(&["apply", "-f", &example.display().to_string()])?;
-    node.patch_infra(&json!({"allowFrom": clients()}))?;
+    node.patch_infra(&json!({"allowFrom": clients(), "openfga": {"managed": {}}}))?;
     let mut lives = JoinSet::new();
     lives.spawn(vault::life(Arc::clone(&node)));
     lives.spawn(etcd::life(Arc::clone(&node)));
     lives.spawn(redis::life(Arc::clone(&node)));
     lives.spawn(strangers::life(Arc::clone(&node)));
     lives.spawn(opa::life(Arc::clone(&node)));
+    lives.spawn(openfga::life(Arc::clone(&node)));
     lives.spawn(kafka::life(Arc::clone(&node)));
     lives.spawn(tenants::life(Arc::clone(&node)));
     while let Some(ended) = lives.join_next().await {

@@ -15,8 +15,8 @@ use soma_testenv::cache::Cache;
 use soma_testenv::images;
 
 /// Every component, with the members it has in `ha`.
-const MEMBERS: [(&str, usize); 6] =
-    [("postgres", 1), ("vault", 3), ("kafka", 3), ("etcd", 3), ("redis", 6), ("opa", 2)];
+const MEMBERS: [(&str, usize); 7] =
+    [("postgres", 1), ("vault", 3), ("kafka", 3), ("etcd", 3), ("redis", 6), ("opa", 2), ("openfga", 2)];
 /// How long nobody can reach the API server.
 const SILENCE: Duration = Duration::from_mins(1);
 
@@ -102,7 +102,8 @@ async fn operator_acts(node: &Node, friend: &str) -> Result<()> {
 async fn what_happens_to_machines_and_to_the_operator_loses_nothing() -> Result<()> {
     let start = || {
         let cache = Cache::open()?;
-        let images = [images::vault, images::kafka, images::etcd, images::redis, images::opa];
+        let images =
+            [images::vault, images::kafka, images::etcd, images::redis, images::opa, images::openfga];
         let images = images.iter().map(|image| image(&cache)).collect::<Result<_, _>>()?;
         Node::start_many(3, images)
     };

@@ -10,6 +10,7 @@ mod etcd;
 mod kafka;
 mod layer;
 mod opa;
+mod openfga;
 mod postgres;
 mod redis;
 mod system;
@@ -20,6 +21,7 @@ pub use catalog::{COREDNS, PAUSE, services, system};
 pub use etcd::etcd;
 pub use kafka::kafka;
 pub use opa::opa;
+pub use openfga::openfga;
 pub use redis::redis;
 pub use vault::vault;
 
