@@ -13,7 +13,7 @@ use super::kept::{self, Kept, Notebook};
 use super::model;
 use super::store::{self, FormError, Formed, NAME, Undecided};
 use super::validate::External;
-use super::{build, validate};
+use super::{build, tenants, validate};
 use crate::error::Error;
 use crate::infra::component::State;
 use crate::infra::postgres::proof as postgres;
@@ -207,6 +207,33 @@ async fn it_answers_to_its_token_and_knows_who_may_what() {
     ] {
         let allowed = check(&client, &formed, user, relation, object).await;
         assert_eq!(allowed, expected, "{user} {relation} {object}");
+    }
+}
+
+#[tokio::test]
+async fn whose_a_memory_namespace_is_comes_and_goes_with_it() {
+    let http = http();
+    let (_postgres, server) = started().await;
+    let client = client(&http, &server, Some(TOKEN));
+    let formed = Notes::default().form(&client).await.unwrap();
+    relate(&client, &formed, "user:ann", "owner", "tenant:acme").await;
+    let infra = fixture::managed();
+    let mut site = Site::new(&infra);
+    site.tenants.all =
+        ["notes", "notes2"].map(|name| fixture::tenant("soma", name, json!({}))).into_iter().collect();
+    // The operator ended before it wrote down that it was done.
+    for _ in 0..2 {
+        let provided = tenants::provide(&site, &client, &formed.store).await.unwrap();
+        assert_eq!(provided.keys().collect::<Vec<_>>(), ["soma.notes", "soma.notes2"]);
+    }
+    relate(&client, &formed, "user:eve", "viewer", "namespace:soma.notes").await;
+    let leaving = &mut site.tenants.all[0];
+    (leaving.leaving, leaving.secret) = (true, Some(fixture::secret(&[])));
+    for (ann, eve, other) in [(true, true, true), (false, false, true), (false, false, true)] {
+        assert_eq!(check(&client, &formed, "user:ann", "editor", "namespace:soma.notes").await, ann);
+        assert_eq!(check(&client, &formed, "user:eve", "viewer", "namespace:soma.notes").await, eve);
+        assert_eq!(check(&client, &formed, "user:ann", "editor", "namespace:soma.notes2").await, other);
+        tenants::provide(&site, &client, &formed.store).await.unwrap();
     }
 }
 

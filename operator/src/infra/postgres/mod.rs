@@ -25,6 +25,7 @@ use validate::{Managed, Observed, Postgres};
 use super::Site;
 use super::backup::{self as saves, Told};
 use super::component::{Findings, Identity, Report, State};
+use super::footprint;
 use super::retire;
 use super::roll::{Roll, Verdict};
 use super::set::{self, Applied};
@@ -89,7 +90,13 @@ async fn attempt(ctx: &Context, writer: &Writer, site: &Site<'_>, mode: Mode) ->
         plan.secret(object::POSTGRES_SECRET, &["password"]);
         objects.plan(&mut plan);
         check::sound(&plan)?;
-        set = Box::pin(set::apply(writer, &observed.live, objects, &mut applied)).await;
+        set = if refused.is_none() {
+            Box::pin(set::apply(writer, &observed.live, objects, &mut applied)).await
+        } else {
+            // Its owner may be deleting the set now, to make room: an apply would make it again.
+            applied.footprint = Some(footprint::of(&observed.live, &objects.set));
+            observed.live.set.clone()
+        };
         saved = Box::pin(save(ctx, writer, site, managed)).await?;
     }
     let backed_up = matches!(&wanted, Postgres::Managed(managed) if managed.backup.is_some());
