@@ -29,3 +29,5 @@ echo "== store and recall"
 "$bin/soma-bench" memory
 echo "== cluster"
 "$bin/soma-bench" cluster
+echo "== many MemoryNamespaces"
+"$bin/soma-bench" namespaces

@@ -41,11 +41,15 @@ pub fn run(options: &Options) -> Result<()> {
     restarts(place)
 }
 
+/// The operator's process.
+pub fn operator(place: &Place) -> Result<String> {
+    let pods = ["-n", "soma-system", "get", "pods", "-o", "jsonpath={.items[0].metadata.uid}"];
+    process_of(&kubectl(place, &pods)?, "soma-operator")
+}
+
 /// Writes by the operator and its own cost while every object is Ready.
-fn idle(place: &Place, seconds: u64) -> Result<()> {
-    let uid =
-        kubectl(place, &["-n", "soma-system", "get", "pods", "-o", "jsonpath={.items[0].metadata.uid}"])?;
-    let process = process_of(&uid, "soma-operator")?;
+pub fn idle(place: &Place, seconds: u64) -> Result<()> {
+    let process = operator(place)?;
     let (mark, cpu) = (place.audit().mark()?, cpu_seconds(&process)?);
     std::thread::sleep(Duration::from_secs(seconds));
     let used = cpu_seconds(&process)? - cpu;
@@ -128,6 +132,6 @@ fn process_of(pod: &str, program: &str) -> Result<String> {
         .with_context(|| format!("no process {program} of pod {pod} on this machine"))
 }
 
-fn kubectl(place: &Place, arguments: &[&str]) -> Result<String> {
+pub fn kubectl(place: &Place, arguments: &[&str]) -> Result<String> {
     Ok(exec(place.kubectl().args(arguments))?)
 }

@@ -4,6 +4,7 @@ mod cluster;
 mod conversations;
 mod embed;
 mod memory;
+mod namespaces;
 mod process;
 
 use clap::{Parser, Subcommand};
@@ -23,6 +24,8 @@ enum Bench {
     Memory(memory::Options),
     /// An idle operator, what an edit restarts, and where the seconds of an installation go, on a cluster of its own.
     Cluster(cluster::Options),
+    /// Many MemoryNamespaces at once with Kafka and Vault, against plain writes of the same objects, on a cluster of its own.
+    Namespaces(namespaces::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -30,5 +33,6 @@ fn main() -> anyhow::Result<()> {
         Bench::Embed(options) => embed::run(&options),
         Bench::Memory(options) => memory::run(&options),
         Bench::Cluster(options) => cluster::run(&options),
+        Bench::Namespaces(options) => namespaces::run(&options),
     }
 }

@@ -12,9 +12,9 @@ use soma_e2e_tests::{Node, client};
 /// Makes a topic of its own, writes and reads there, and is kept out of everything else.
 const OWN: &str = r#"
 for stranger in memory.events stranger memns.tenants.notes2.one; do
-  said=$("$K/kafka-topics.sh" $AS --create --topic "$stranger" --partitions 1 2>&1) && exit 1
+  said=$("$K/kafka-topics.sh" $AS --create --topic "$stranger" --partitions 1 2>&1 || true)
   echo "$said" | grep -qi authoriz
-  said=$("$K/kafka-console-consumer.sh" --bootstrap-server "$KAFKA_BOOTSTRAP_SERVERS" --consumer.config /tmp/p --topic "$stranger" --group "${KAFKA_PREFIX}g" --timeout-ms 20000 2>&1) && exit 1
+  said=$("$K/kafka-console-consumer.sh" --bootstrap-server "$KAFKA_BOOTSTRAP_SERVERS" --consumer.config /tmp/p --topic "$stranger" --group "${KAFKA_PREFIX}g" --timeout-ms 20000 2>&1 || true)
   echo "$said" | grep -qi authoriz
 done
 "$K/kafka-topics.sh" $AS --create --if-not-exists --topic "${KAFKA_PREFIX}one" --partitions 1
@@ -23,7 +23,7 @@ echo hello | "$K/kafka-console-producer.sh" --bootstrap-server "$KAFKA_BOOTSTRAP
 "#;
 /// Nobody knows it any more.
 const GONE: &str = r#"
-said=$("$K/kafka-topics.sh" $AS --list 2>&1) && exit 1
+said=$("$K/kafka-topics.sh" $AS --list 2>&1 || true)
 echo "$said" | grep -qi "authentication failed"
 "#;
 
